@@ -1,0 +1,186 @@
+"""The Python API: a recipe in, results out. The command line is a thin layer over it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.events import Event, Observer
+from pipeline.store import Store, default_store_root
+from targets.errors import BudgetError, InputError
+from targets.files import disk_guard, remove_tree, replace_folder, write_atomic
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+    from pipeline.recipe import Recipe
+    from pipeline.runner import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one recipe gave on one target.
+
+    Attributes:
+        target: Name of the profile.
+        folder: ``bundle/``, ``bundle.tar.gz``, ``run.json`` and ``report.html`` lie here.
+        run: The content of ``run.json``.
+        stages_run: How many stages had to work.
+        stages_reused: How many the store had.
+    """
+
+    target: str
+    folder: Path
+    run: Mapping[str, Any]
+    stages_run: int
+    stages_reused: int
+
+    @property
+    def shipped(self) -> str:
+        """Name of the candidate in the bundle."""
+        return str(self.run["verdict"]["shipped"])
+
+    @property
+    def met_budget(self) -> bool:
+        """Whether the bundle meets the recipe's budget."""
+        return bool(self.run["verdict"]["met_budget"])
+
+    def raise_if_rejected(self) -> None:
+        """Raises when nothing met the budget; the least violating bundle is there all the same.
+
+        Raises:
+            BudgetError: Names what was missed.
+        """
+        if not self.met_budget:
+            raise BudgetError(
+                f"nothing meets the budget on {self.target}",
+                "; ".join(self.run["verdict"]["reasons"]),
+                f"relax [budget] or compress differently; the closest bundle is in {self.folder}, marked REJECTED",
+            )
+
+
+def compress(
+    recipe: Recipe,
+    *,
+    targets: Sequence[str] = (),
+    out: Path = Path("out"),
+    store: Store | None = None,
+    observer: Observer | None = None,
+) -> list[Result]:
+    """Runs a recipe on each target and writes ``out/<recipe name>/<target>/``.
+
+    Args:
+        recipe: From `load_recipe`.
+        targets: Profile names or files; the recipe's own when empty.
+        out: Folder of all results.
+        store: Where finished stages are kept; the user's cache when None.
+        observer: Is told what happens.
+
+    Raises:
+        EdgepressError: See `targets.errors`. A budget that is not met does not raise: see `Result.raise_if_rejected`.
+    """
+    from pipeline.compose import compose
+    from targets.profile import load_profile
+
+    observe = observer or _ignore
+    store = store or open_store(observe)
+    plans = [(profile, compose(recipe, profile)) for profile in (load_profile(target) for target in targets or recipe.targets)]
+    return [_compress_one(recipe.name, profile.name, plan, out, store, observe) for profile, plan in plans]
+
+
+def run_until(
+    stage: str, recipe: Recipe, target: str, out: Path | None, store: Store, observer: Observer
+) -> list[dict[str, Any]]:
+    """Runs the part of the plan that ``stage`` needs; one row of results for each of the stage's nodes.
+
+    Args:
+        stage: Name of the stage.
+        recipe: From `load_recipe`.
+        target: Profile name or file.
+        out: Where to copy the stage's files, ``<out>/<target>/<node>/``; None copies nothing.
+        store: Where finished stages are kept.
+        observer: Is told what happens.
+
+    Raises:
+        InputError: The recipe's plan has no such stage.
+    """
+    from pipeline.compose import compose
+    from pipeline.runner import run_plan
+    from targets.profile import load_profile
+
+    profile = load_profile(target)
+    plan = compose(recipe, profile).until(stage)
+    if not plan.nodes:
+        raise InputError(
+            f"recipe {recipe.name!r} has no stage {stage!r}",
+            "an ONNX model starts at quantize" if recipe.model.onnx else f"the recipe has no section for it, or target {profile.name!r} excludes it",
+            f"add [{stage}] to the recipe" if stage in {"prune", "distill"} and not recipe.model.onnx else "run `edgepress plan` to see its stages",
+        )
+    rows = []
+    for name, outcome in run_plan(plan, store, observer).items():
+        if outcome.node.stage.name == stage:
+            folder = out / profile.name / name.replace(":", "-") if out else None
+            if folder is not None:
+                _copy_out(outcome, store, folder)
+            rows.append({"stage": name, "target": profile.name, "results": dict(outcome.entry.meta), "digest": outcome.entry.digest, "folder": str(folder or "")})
+    return rows
+
+
+def _copy_out(outcome: Outcome, store: Store, folder: Path) -> None:
+    staging = folder.parent / f".{folder.name}.new"
+    with disk_guard(f"writing {folder}", path=folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_tree(staging)
+    try:
+        store.materialize(outcome.entry, staging)
+        replace_folder(staging, folder)
+    finally:
+        remove_tree(staging)
+
+
+def open_store(observer: Observer) -> Store:
+    """The user's store, whose damage reports become notices."""
+    import os
+
+    from pipeline.events import Notice
+
+    return Store(
+        default_store_root(os.environ),
+        on_damage=lambda message: observer(Notice(text=message)),
+    )
+
+
+def _compress_one(name: str, target: str, plan: Plan, out: Path, store: Store, observer: Observer) -> Result:
+    from pipeline.runner import run_plan
+
+    destination = out / name / target
+    with disk_guard(f"writing {destination}", path=destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+    outcomes = run_plan(plan, store, observer)
+    publish(outcomes, store, destination)
+    run = json.loads((destination / "run.json").read_text(encoding="utf-8"))
+    reused = sum(outcome.reused for outcome in outcomes.values())
+    return Result(target=target, folder=destination, run=run, stages_run=len(outcomes) - reused, stages_reused=reused)
+
+
+def publish(outcomes: Mapping[str, Outcome], store: Store, destination: Path) -> None:
+    """Puts bundle and report into ``destination``, in place of what was there, whole or not at all."""
+    staging = destination.parent / f".{destination.name}.new"
+    remove_tree(staging)
+    try:
+        store.materialize(outcomes["bundle"].entry, staging)
+        for file in outcomes["report"].entry.files:
+            write_atomic(staging / file.name, store.read_bytes(outcomes["report"].entry, file.name))
+        verdict = outcomes["gate"].entry.meta
+        if not verdict["met_budget"]:
+            reasons = "".join(f"- {reason}\n" for reason in verdict["reasons"])
+            write_atomic(staging / "REJECTED.txt", f"This bundle does not meet the budget:\n{reasons}".encode())
+        replace_folder(staging, destination)
+    finally:
+        remove_tree(staging)
+
+
+def _ignore(event: Event) -> None:
+    del event

@@ -1,0 +1,1 @@
+"""Help for people: examine a machine, write a first recipe."""

@@ -1,0 +1,1 @@
+"""Measures engines on a device, and says what the numbers allow to conclude."""

@@ -1,0 +1,1 @@
+"""click only: parse, call, print."""

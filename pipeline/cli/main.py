@@ -1,0 +1,118 @@
+"""The command ``edgepress``: the group, exit codes, and how errors are shown."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Final, NoReturn
+
+import click
+
+from pipeline.cli.bundles import report, verify
+from pipeline.cli.maintenance import cache, doctor, init, schema
+from pipeline.cli.options import VERSION
+from pipeline.cli.stages import STAGE_COMMANDS, plan, run
+from pipeline.cli.targets import targets
+from targets.errors import OWN_BUG_EXIT_CODE, EdgepressError, Interrupted, UsageError
+
+EPILOG: Final = """
+\b
+Examples:
+  edgepress run examples/digits                  compress, measure, verify, report
+  edgepress run recipe.toml --target raspberry-pi-5 --set benchmark.measure=false
+  edgepress verify out/digits/host/bundle.tar.gz
+
+\b
+Exit codes: 0 ok, 2 usage, 3 bad input, 4 refused for security, 5 environment (disk, memory),
+6 device, 7 budget not met, 70 own bug, 130/143 interrupted.
+"""
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(VERSION, prog_name="edgepress")
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors that are explained in three lines.")
+def cli(*, debug: bool) -> None:
+    """From a trained model, its data and a budget to a verified bundle for edge hardware."""
+    del debug  # read from sys.argv by main(), which must know it even when parsing fails
+
+
+for command in (run, plan, *STAGE_COMMANDS, verify, report, targets, cache, doctor, init, schema):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits with the documented code."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        _show(UsageError(error.format_message(), _usage_of(error), _help_of(error)))
+        return UsageError.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _interrupted(signal.SIGINT)
+    except _Terminated:
+        return _interrupted(signal.SIGTERM)
+    except EdgepressError as error:
+        _show(error)
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        return error.exit_code
+    except BrokenPipeError:  # `edgepress ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        click.echo("This is a bug in edgepress: please report the lines above.", err=True)
+        return OWN_BUG_EXIT_CODE
+    return 0
+
+
+def _show(error: EdgepressError) -> None:
+    lines = [f"error: {error.what}"]
+    if len(error.faults) > 1:
+        lines += [f"  {fault.where}: {fault.what}; {fault.fix}" for fault in error.faults]
+    else:
+        lines += [f"  why: {error.why}", f"  fix: {error.fix}"]
+    click.echo("\n".join(_printable(line) for line in lines), err=True)
+
+
+def _printable(text: str) -> str:
+    """Control characters of foreign names must not reach the terminal."""
+    return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text)
+
+
+def _usage_of(error: click.UsageError) -> str:
+    return error.ctx.get_usage().removeprefix("Usage: ") if error.ctx else "edgepress COMMAND"
+
+
+def _help_of(error: click.UsageError) -> str:
+    return f"see `{error.ctx.command_path} --help`" if error.ctx else "see `edgepress --help`"
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived; not an Exception, so that nothing swallows it."""
+
+
+def _terminated(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise _Terminated
+
+
+def _interrupted(signum: signal.Signals) -> int:
+    error = Interrupted(f"interrupted by {signum.name}", "finished stages are kept", "run the same command to continue")
+    _show(error)
+    return 128 + signum
+
+
+if __name__ == "__main__":
+    main()

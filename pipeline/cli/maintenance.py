@@ -1,0 +1,121 @@
+"""``cache``, ``doctor``, ``init`` and ``schema``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import epilog, json_option, print_json
+
+
+@click.group()
+def cache() -> None:
+    """The store of finished stages ($EDGEPRESS_CACHE, else $XDG_CACHE_HOME/edgepress, else ~/.cache/edgepress)."""
+
+
+@cache.command("ls", epilog=epilog("edgepress cache ls"))
+@json_option
+def list_entries(*, as_json: bool) -> None:
+    """List what the store holds."""
+    from pipeline.api import open_store
+
+    entries = sorted(open_store(lambda _event: None).entries(), key=lambda entry: (entry.stage, entry.key))
+    rows = [
+        {"key": e.key, "stage": e.stage, "digest": e.digest, "bytes": sum(f.size_bytes for f in e.files), "measured": e.measured}
+        for e in entries
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        click.echo(f"{row['key'][:12]}  {row['stage']:<18} {row['bytes']:>12,} bytes{'  measured' if row['measured'] else ''}")
+    click.echo(f"{len(rows)} entries")
+
+
+@cache.command("verify", epilog=epilog("edgepress cache verify"))
+@json_option
+def verify_entries(*, as_json: bool) -> None:
+    """Re-hash everything in the store; damaged entries go to quarantine and are rebuilt by the next run."""
+    from pipeline.api import open_store
+    from targets.errors import InputError
+
+    damage = open_store(lambda _event: None).verify()
+    if as_json:
+        print_json({"damaged": damage})
+    if damage:
+        raise InputError(
+            f"{len(damage)} store entries were damaged", "; ".join(damage), "they are in quarantine now; run the recipe again to rebuild them"
+        )
+    if not as_json:
+        click.echo("OK: every entry is what its hash says")
+
+
+@cache.command(epilog=epilog("edgepress cache gc --older-than 30", "edgepress cache gc --all"))
+@click.option("--older-than", "max_age_days", type=click.FloatRange(min=0), metavar="DAYS", help="Remove entries not used for that long.")
+@click.option("--all", "everything", is_flag=True, help="Remove every entry.")
+@json_option
+def gc(max_age_days: float | None, *, everything: bool, as_json: bool) -> None:
+    """Remove entries and leftovers of interrupted runs; never while a run uses the store."""
+    import dataclasses
+
+    from pipeline.api import open_store
+
+    report = open_store(lambda _event: None).gc(max_age_days=max_age_days, everything=everything)
+    if as_json:
+        print_json(dataclasses.asdict(report))
+        return
+    click.echo(f"removed {report.removed_entries} entries ({report.removed_bytes:,} bytes), kept {report.kept_entries}")
+
+
+@click.command(epilog=epilog("edgepress doctor"))
+@json_option
+def doctor(*, as_json: bool) -> None:
+    """Check this machine: Python, libraries, CPU, store, disk."""
+    import dataclasses
+
+    from pipeline.assist.doctor import examine
+    from targets.errors import EnvironmentFailure
+
+    findings = examine()
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{'ok  ' if finding.ok else 'FAIL'} {finding.subject:<14} {finding.text}{'' if finding.ok else '; ' + finding.fix}")
+    bad = [finding for finding in findings if not finding.ok]
+    if bad:
+        raise EnvironmentFailure(
+            f"{len(bad)} checks failed", "; ".join(f"{f.subject}: {f.text}" for f in bad), "; ".join(f.fix for f in bad)
+        )
+
+
+@click.command(epilog=epilog("edgepress init --model net.py:make_net --data data.py:make_data --weights net.safetensors", "edgepress init --onnx net.onnx --npz data.npz"))
+@click.option("--model", help="Factory of the model, file.py:function.")
+@click.option("--weights", help="Trained weights (.safetensors, .pt); without them the recipe gets a [train] section.")
+@click.option("--onnx", help="An ONNX file instead of a factory.")
+@click.option("--data", help="Factory of the data, file.py:function.")
+@click.option("--npz", help="An .npz file with arrays named like the inputs, and `labels`.")
+@click.option("--task", type=click.Choice(["classification", "fidelity"]), default="classification", show_default=True)
+@click.option("--target", default="host", show_default=True, help="Profile name or file.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("recipe.toml"), show_default=True)
+def init(model: str | None, weights: str | None, onnx: str | None, data: str | None, npz: str | None, task: str, target: str, out: Path) -> None:
+    """Write a commented recipe for your model. Never overwrites a file."""
+    from pipeline.assist.init import Answers, write_recipe
+
+    write_recipe(Answers(model=model, weights=weights, onnx=onnx, data=data, npz=npz, task=task, target=target), out)
+    click.echo(f"wrote {out}; next: edgepress plan {out}, then edgepress run {out}")
+
+
+@click.command(epilog=epilog("edgepress schema recipe > recipe.schema.json"))
+@click.argument("kind", type=click.Choice(["recipe", "profile"]))
+def schema(kind: str) -> None:
+    """Print the JSON Schema of a recipe or of a target profile."""
+    if kind == "recipe":
+        from pipeline.recipe import recipe_schema
+
+        print_json(recipe_schema())
+    else:
+        from targets.profile import TargetProfile
+
+        print_json(TargetProfile.model_json_schema())

@@ -1,0 +1,39 @@
+"""Options that several commands share, and small helpers of the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+VERSION: Final = metadata.version("edgepress")
+
+recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a recipe key, e.g. --set prune.ratio=0.3 (repeatable).",
+)
+target_option = click.option(
+    "--target", "-t", "targets", multiple=True, metavar="TARGET", help="Profile name or file (repeatable); default: the recipe's."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+
+def epilog(*examples: str) -> str:
+    """Help text that shows how a command is used."""
+    return "\b\nExample:\n" + "\n".join(f"  {example}" for example in examples)
+
+
+def print_json(document: object) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(document, indent=1, sort_keys=True))
+
+
+Command = Callable[..., Any]

@@ -1,0 +1,113 @@
+"""``run``, ``plan`` and one command per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from pipeline.cli.options import epilog, json_option, print_json, recipe_argument, set_option, target_option
+
+_STAGE_HELP: Final = {
+    "prune": "Remove channels: everything up to and including `prune`.",
+    "distill": "Recover with the dense model as teacher: everything up to `distill`.",
+    "export": "Write the float ONNX model: everything up to `export`.",
+    "quantize": "Write the int8 ONNX model: everything up to `quantize`.",
+    "build": "Build all candidate engines: everything up to `build`.",
+    "benchmark": "Measure all candidates, interleaved: everything up to `benchmark`.",
+    "bundle": "Bundle and verify what the gate chose: everything up to `bundle`.",
+}
+
+
+@click.command(epilog=epilog("edgepress run examples/digits --target host --out out", "edgepress run recipe.toml --set prune.ratio=0.5"))
+@recipe_argument
+@target_option
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out"), show_default=True, help="Folder of all results.")
+@set_option
+@json_option
+def run(recipe: Path, targets: Sequence[str], out: Path, overrides: Sequence[str], *, as_json: bool) -> None:
+    """Run a recipe to a verified bundle and a report, in OUT/<recipe name>/<target>/."""
+    from pipeline.api import compress
+    from pipeline.cli.console import ConsoleObserver, json_observer
+    from pipeline.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    with nullcontext(json_observer) if as_json else ConsoleObserver() as observer:
+        results = compress(loaded, targets=targets, out=out, observer=observer)
+    if as_json:
+        print_json([{"target": r.target, "folder": str(r.folder), "run": dict(r.run)} for r in results])
+    else:
+        from pipeline.cli.bundles import show_run
+
+        for result in results:
+            show_run(result.run)
+            click.echo(f"{result.stages_run} stages run, {result.stages_reused} reused. Results: {result.folder}")
+    for result in results:
+        result.raise_if_rejected()
+
+
+@click.command(epilog=epilog("edgepress plan examples/digits --target host"))
+@recipe_argument
+@target_option
+@set_option
+@json_option
+def plan(recipe: Path, targets: Sequence[str], overrides: Sequence[str], *, as_json: bool) -> None:
+    """Show which stages a recipe needs and which of them are in the store; runs nothing."""
+    from pipeline.api import open_store
+    from pipeline.compose import compose
+    from pipeline.recipe import load_recipe
+    from pipeline.runner import cached_state
+    from targets.profile import load_profile
+
+    loaded = load_recipe(recipe, overrides)
+    document = []
+    for target in targets or loaded.targets:
+        composed = compose(loaded, load_profile(target))
+        state = cached_state(composed, open_store(lambda _event: None))
+        words = {True: "stored", False: "to run", None: "to run"}
+        document.append(
+            {"target": target, "stages": [{"stage": n.name, "title": n.title, "state": words[state[n.name]]} for n in composed.nodes]}
+        )
+    if as_json:
+        print_json(document)
+        return
+    for row in document:
+        click.echo(f"{loaded.name} on {row['target']}")
+        for stage in row["stages"]:
+            click.echo(f"  {stage['stage']:<18} {stage['state']:<7} {stage['title']}")
+
+
+def _stage_command(stage: str) -> click.Command:
+    @click.command(name=stage, help=_STAGE_HELP[stage], epilog=epilog(f"edgepress {stage} examples/digits --out {stage}-out"))
+    @recipe_argument
+    @target_option
+    @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Also copy the stage's files there, OUT/<target>/<stage>/.")
+    @set_option
+    @json_option
+    def command(recipe: Path, targets: Sequence[str], out: Path | None, overrides: Sequence[str], *, as_json: bool) -> None:
+        _run_until(stage, recipe, targets, out, overrides, as_json=as_json)
+
+    return command
+
+
+def _run_until(stage: str, recipe: Path, targets: Sequence[str], out: Path | None, overrides: Sequence[str], *, as_json: bool) -> None:
+    from pipeline.api import open_store, run_until
+    from pipeline.cli.console import ConsoleObserver, json_observer
+    from pipeline.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    document: list[dict[str, Any]] = []
+    with nullcontext(json_observer) if as_json else ConsoleObserver() as observer:
+        store = open_store(observer)
+        for target in targets or loaded.targets:
+            document += run_until(stage, loaded, target, out, store, observer)
+    if as_json:
+        print_json(document)
+    elif out:
+        click.echo("\n".join(str(row["folder"]) for row in document))
+
+
+STAGE_COMMANDS: Final = tuple(_stage_command(stage) for stage in _STAGE_HELP)

@@ -1,0 +1,216 @@
+"""Recipe and target profile to a plan: which stages run, in which order, on what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.data.source import DataSource, FileRef, find_data, find_file
+from pipeline.plan import Chosen, Node, Plan, Source
+from pipeline.recipe import Recipe
+from pipeline.stages.benchmark import BenchmarkStage
+from pipeline.stages.build import BuildStage
+from pipeline.stages.bundle import BundleStage
+from pipeline.stages.data import DataStage
+from pipeline.stages.distill import DistillStage
+from pipeline.stages.export import ExportStage
+from pipeline.stages.gate import GateStage
+from pipeline.stages.import_onnx import ImportStage
+from pipeline.stages.load import LoadStage
+from pipeline.stages.prune import PruneStage
+from pipeline.stages.quantize import QuantizeStage
+from pipeline.stages.report import ReportStage
+from pipeline.stages.train import TrainStage
+from pipeline.usercode import FactoryRef, find_factory
+from targets import machine
+from targets.errors import DeviceError, Fault, faults_error
+from targets.profile import TargetProfile
+
+STAGES: Final = ("load", "prune", "distill", "export", "quantize", "build", "benchmark", "gate", "bundle", "report")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sources:
+    """The user's files and functions, found and hashed."""
+
+    data: DataSource
+    model: FactoryRef | FileRef  # a factory, or an ONNX file
+    weights: FileRef | None
+
+
+def compose(recipe: Recipe, profile: TargetProfile) -> Plan:
+    """The plan of ``recipe`` on ``profile``, without running any of the user's code.
+
+    Raises:
+        InputError: Files or functions that the recipe names are not there (all faults at once).
+        DeviceError: The recipe asks to measure on a target that this machine cannot stand in for.
+    """
+    _check_measurable(recipe, profile)
+    sources = _find_sources(recipe)
+    nodes = [Node(name="data", title="check the data", stage=DataStage(source=sources.data, task=recipe.task), inputs={})]
+    floats = _onnx_nodes(recipe, sources) if recipe.model.onnx else _torch_nodes(recipe, sources, profile)
+    nodes += floats
+    reference, best = _float_models(nodes)
+    candidates = {"dense-fp32": reference, "fp32": best} if reference != best else {"fp32": best}
+    if "int8" in profile.quantization.precisions:
+        nodes.append(_quantize_node(recipe, sources, profile, model=best, reference=reference))
+        candidates["int8"] = "quantize"
+    builds = []
+    for candidate, model in candidates.items():
+        nodes.append(_build_node(recipe, sources, profile, candidate=candidate, model=model, reference=reference))
+        builds.append(nodes[-1].name)
+    return Plan(nodes=(*nodes, *_closing_nodes(recipe, sources, profile, tuple(builds), reference)))
+
+
+def _check_measurable(recipe: Recipe, profile: TargetProfile) -> None:
+    hardware = profile.hardware
+    if recipe.benchmark.measure and not machine.provides(hardware.arch, hardware.isa):
+        needs = " ".join((hardware.arch, *hardware.isa))
+        raise DeviceError(
+            f"target {profile.name!r} cannot be measured on this machine",
+            f"it needs {needs}; this is {machine.arch()} without them, and the profile names no other device",
+            "run this on the device, or build without latency: --set benchmark.measure=false",
+        )
+
+
+def _find_sources(recipe: Recipe) -> _Sources:
+    faults: list[Fault] = []
+    data = find_data(recipe)
+    model: FactoryRef | FileRef | Fault
+    if recipe.model.onnx:
+        model = find_file(recipe.resolve(recipe.model.onnx), "model.onnx")
+    else:
+        model = find_factory(recipe.model.factory, recipe.folder, recipe.model.args, "model.factory")
+    weights = find_file(recipe.resolve(recipe.model.weights), "model.weights") if recipe.model.weights else None
+    faults += [item for item in (model, weights) if isinstance(item, Fault)]
+    faults += data if isinstance(data, list) else []
+    if faults or isinstance(data, list) or isinstance(model, Fault) or isinstance(weights, Fault):
+        raise faults_error(f"recipe {recipe.name!r}", faults)
+    return _Sources(data=data, model=model, weights=weights)
+
+
+def _onnx_nodes(recipe: Recipe, sources: _Sources) -> list[Node]:
+    assert isinstance(sources.model, FileRef)
+    stage = ImportStage(onnx=sources.model, source=sources.data, task=recipe.task)
+    return [Node(name="import", title="check the ONNX model", stage=stage, inputs={"data": "data"})]
+
+
+def _torch_nodes(recipe: Recipe, sources: _Sources, profile: TargetProfile) -> list[Node]:
+    factory = sources.model
+    assert isinstance(factory, FactoryRef)
+    nodes = [_dense_node(recipe, sources, factory)]
+    dense = nodes[0].name
+    best = dense
+    if recipe.prune is not None:
+        prune = PruneStage(
+            factory=factory,
+            source=sources.data,
+            task=recipe.task,
+            prune=recipe.prune,
+            channel_alignment=profile.pruning.channel_alignment,
+            seed=recipe.seed,
+            threads=recipe.threads,
+        )
+        nodes.append(Node(name="prune", title="remove channels", stage=prune, inputs={"data": "data", "model": dense}))
+        best = "prune"
+    if recipe.distill is not None:
+        distill = DistillStage(
+            factory=factory, source=sources.data, task=recipe.task, distill=recipe.distill, seed=recipe.seed, threads=recipe.threads
+        )
+        inputs = {"data": "data", "student": "prune", "teacher": dense}
+        nodes.append(Node(name="distill", title="recover with the dense model as teacher", stage=distill, inputs=inputs))
+        best = "distill"
+    export = ExportStage(factory=factory, source=sources.data, export=recipe.export, seed=recipe.seed)
+    if best != dense:
+        nodes.append(Node(name="export:dense", title="export the dense model", stage=export, inputs={"data": "data", "model": dense}))
+    nodes.append(Node(name="export", title="export to ONNX, compare with torch", stage=export, inputs={"data": "data", "model": best}))
+    return nodes
+
+
+def _dense_node(recipe: Recipe, sources: _Sources, factory: FactoryRef) -> Node:
+    inputs: Mapping[str, Source] = {"data": "data"}
+    if recipe.train is not None:
+        train = TrainStage(
+            factory=factory, source=sources.data, task=recipe.task, train=recipe.train, seed=recipe.seed, threads=recipe.threads
+        )
+        return Node(name="train", title="train the dense model", stage=train, inputs=inputs)
+    assert sources.weights is not None
+    load = LoadStage(
+        factory=factory, weights=sources.weights, source=sources.data, task=recipe.task, seed=recipe.seed, threads=recipe.threads
+    )
+    return Node(name="load", title="load the dense model", stage=load, inputs=inputs)
+
+
+def _float_models(nodes: list[Node]) -> tuple[str, str]:
+    """Names of the nodes that make the uncompressed float model and the one to quantise."""
+    names = [node.name for node in nodes]
+    if "import" in names:
+        return "import", "import"
+    return ("export:dense" if "export:dense" in names else "export"), "export"
+
+
+def _quantize_node(recipe: Recipe, sources: _Sources, profile: TargetProfile, *, model: str, reference: str) -> Node:
+    stage = QuantizeStage(
+        source=sources.data, task=recipe.task, quantize=recipe.quantize, profile=profile, threads=recipe.threads
+    )
+    inputs = {"data": "data", "model": model, "reference": reference}
+    return Node(name="quantize", title="calibrate and quantise to int8", stage=stage, inputs=inputs)
+
+
+def _build_node(
+    recipe: Recipe, sources: _Sources, profile: TargetProfile, *, candidate: str, model: str, reference: str
+) -> Node:
+    stage = BuildStage(
+        precision="int8" if candidate == "int8" else "fp32", profile=profile, source=sources.data, task=recipe.task
+    )
+    inputs = {"data": "data", "model": model, "reference": reference}
+    return Node(name=f"build:{candidate}", title=f"build the {candidate} engine", stage=stage, inputs=inputs)
+
+
+def _closing_nodes(
+    recipe: Recipe, sources: _Sources, profile: TargetProfile, builds: tuple[str, ...], reference: str
+) -> tuple[Node, ...]:
+    """Measure, decide, bundle, report."""
+    measured: tuple[str, ...] = ("benchmark",) if recipe.benchmark.measure else ()
+    benchmark = BenchmarkStage(
+        source=sources.data, profile=profile, budget_s=recipe.benchmark.budget_s, seed=recipe.seed, device=machine.fingerprint()
+    )
+    gate = GateStage(budget=recipe.budget, profile=profile)
+    bundle = BundleStage(recipe_name=recipe.name, profile=profile, source=sources.data, task=recipe.task)
+    report = ReportStage(recipe=recipe.model_dump(mode="json"), profile=profile, source=sources.data, task=recipe.task)
+    chosen = Chosen(verdict="gate", among=builds)
+    opening = [
+        Node(name="benchmark", title="measure all candidates, interleaved", stage=benchmark, inputs={"data": "data", "builds": builds})
+    ]
+    return (
+        *(opening if measured else []),
+        Node(name="gate", title="decide what ships", stage=gate, inputs={"measurement": measured, "builds": builds}),
+        Node(name="bundle", title="bundle and verify", stage=bundle, inputs={"data": "data", "build": chosen}),
+        Node(
+            name="report",
+            title="report",
+            stage=report,
+            inputs={
+                "data": "data",
+                "reference": reference,
+                "stages": _reported(recipe, builds, measured),
+                "measurement": measured,
+                "verdict": "gate",
+                "builds": builds,
+                "bundle": "bundle",
+            },
+        ),
+    )
+
+
+def _reported(recipe: Recipe, builds: tuple[str, ...], measured: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the nodes whose figures the report tells, in order."""
+    if recipe.model.onnx:
+        opening = ["data", "import"]
+    else:
+        opening = ["data", "train" if recipe.train else "load"]
+        opening += ["prune"] * bool(recipe.prune) + ["distill"] * bool(recipe.distill)
+        opening += ["export:dense"] * bool(recipe.prune) + ["export"]
+    quantize = ["quantize"] if "build:int8" in builds else []
+    return (*opening, *quantize, *builds, *measured, "gate", "bundle")

@@ -1,0 +1,148 @@
+"""Splits of a data set in memory, checked on the way in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from targets.errors import InputError, nearest
+
+Array = npt.NDArray[Any]
+SPLIT_NAMES: Final = ("train", "calibration", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Samples of one split.
+
+    Attributes:
+        inputs: One array per model input, ``(N, ...)`` each.
+        labels: ``(N,)`` or ``(N, ...)``; None where the task has none.
+    """
+
+    inputs: Mapping[str, Array]
+    labels: Array | None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def take(self, indices: npt.NDArray[np.int64] | slice) -> Split:
+        """The samples at ``indices``."""
+        return Split(
+            inputs={name: array[indices] for name, array in self.inputs.items()},
+            labels=None if self.labels is None else self.labels[indices],
+        )
+
+    def bound(self, names: tuple[str, ...]) -> Split:
+        """The same samples with inputs called ``names``, in that order; a lone unnamed input takes the first name."""
+        if list(self.inputs) == [""]:
+            (name,) = names
+            return Split(inputs={name: self.inputs[""]}, labels=self.labels)
+        return Split(inputs={name: self.inputs[name] for name in names}, labels=self.labels)
+
+    def batches(self, size: int) -> Iterator[Split]:
+        """The samples in order, ``size`` at a time; the last batch may be smaller."""
+        for start in range(0, len(self), size):
+            yield self.take(slice(start, start + size))
+
+    def sha256(self) -> str:
+        """Hash over names, dtypes, shapes and contents."""
+        digest = hashlib.sha256()
+        arrays = {**self.inputs, **({} if self.labels is None else {"\0labels": self.labels})}
+        for name, array in sorted(arrays.items()):
+            digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+            digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Named splits with the same inputs."""
+
+    splits: Mapping[str, Split]
+
+    def __getitem__(self, name: str) -> Split:
+        """The split of that name.
+
+        Raises:
+            InputError: There is none.
+        """
+        try:
+            return self.splits[name]
+        except KeyError:
+            raise InputError(
+                f"the data has no split {name!r}", f"it has {', '.join(self.splits)}", f"let the data factory return {name!r} too"
+            ) from None
+
+    @property
+    def calibration(self) -> Split:
+        """The calibration split, else the training split, else the validation split."""
+        return next(self.splits[name] for name in ("calibration", "train", "validation") if name in self.splits)
+
+
+def dataset_from(value: object) -> Dataset:
+    """What a data factory returned, checked: ``{split: (inputs, labels) | inputs}``.
+
+    ``inputs`` is one array, or a mapping from input name to array; a lone array is called ``""`` until the model's
+    signature names it.
+
+    Raises:
+        InputError: It is of another form, empty, not finite, or its splits do not fit together.
+    """
+    if not isinstance(value, Mapping) or not value:
+        raise _form_error(f"it returned {type(value).__name__}")
+    unknown = sorted(str(name) for name in value if name not in SPLIT_NAMES)
+    if unknown:
+        raise InputError(f"the data factory returned a split {unknown[0]!r}", f"splits are {', '.join(SPLIT_NAMES)}", nearest(unknown[0], SPLIT_NAMES))
+    if "validation" not in value:
+        raise InputError("the data has no validation split", f"it has {', '.join(value)}", "let the data factory return 'validation' too")
+    splits = {name: _split(name, value[name]) for name in SPLIT_NAMES if name in value}
+    _check_same_inputs(splits)
+    return Dataset(splits=splits)
+
+
+def _form_error(why: str) -> InputError:
+    return InputError("the data factory returned something else than splits", why, 'return {"train": (x, y), "validation": (x, y), "test": (x, y)} of numpy arrays')
+
+
+def _split(name: str, value: object) -> Split:
+    inputs, labels = value if isinstance(value, tuple) and len(value) == 2 else (value, None)  # noqa: PLR2004 - a pair
+    named = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
+    arrays = {str(key): _array(array, f"{name}.{key or 'inputs'}") for key, array in named.items()}
+    if not arrays:
+        raise _form_error(f"split {name!r} has no inputs")
+    checked_labels = None if labels is None else _array(labels, f"{name}.labels")
+    lengths = {key: len(array) for key, array in arrays.items()} | ({} if checked_labels is None else {"labels": len(checked_labels)})
+    if len(set(lengths.values())) != 1:
+        raise InputError(f"split {name!r} has arrays of different lengths", f"{lengths}", "give one row per sample in every array")
+    if not next(iter(lengths.values())):
+        raise InputError(f"split {name!r} has no samples", "its arrays have length 0", "check paths and filters of the data factory")
+    return Split(inputs=arrays, labels=checked_labels)
+
+
+def _array(value: object, where: str) -> Array:
+    array = np.asarray(value)
+    if array.ndim == 0 or array.dtype.kind not in "fiub":
+        raise _form_error(f"{where} is {type(value).__name__} of dtype {array.dtype}")
+    if array.dtype == np.float64:
+        raise InputError(f"{where} is float64", "models run in float32", f"return {where.split('.')[-1]}.astype(np.float32)")
+    if array.dtype.kind == "f":
+        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        if not finite.all():
+            bad = np.flatnonzero(~finite)
+            raise InputError(f"{where} has NaN or Inf", f"{len(bad)} samples, the first is number {bad[0]}", "clean or drop these samples")
+    return array
+
+
+def _check_same_inputs(splits: Mapping[str, Split]) -> None:
+    reference_name, reference = next(iter(splits.items()))
+    expected = {name: (array.dtype.name, array.shape[1:]) for name, array in reference.inputs.items()}
+    for split_name, split in splits.items():
+        found = {name: (array.dtype.name, array.shape[1:]) for name, array in split.inputs.items()}
+        if found != expected:
+            raise InputError(f"splits {reference_name!r} and {split_name!r} differ in their inputs", f"{expected} and {found}", "return the same inputs in every split")

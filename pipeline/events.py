@@ -1,0 +1,60 @@
+"""What happens during a run, as data; whoever wants to show it subscribes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarted:
+    """A stage begins to work (reused stages never start)."""
+
+    stage: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageProgress:
+    """A stage got further.
+
+    Attributes:
+        done: Share of the work that is done, 0 to 1.
+        text: Where it stands, for people.
+        values: Named figures, such as an epoch's loss.
+    """
+
+    stage: str
+    done: float
+    text: str
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFinished:
+    """A stage's artifact is in the store.
+
+    Attributes:
+        reused: It was there already.
+        wall_s: Seconds it took when it was made.
+        results: Small results of the stage.
+        digest: Content digest of the artifact.
+    """
+
+    stage: str
+    title: str
+    reused: bool
+    wall_s: float
+    results: Mapping[str, object]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something a user should know: a damaged cache entry, a wait for another run, a warning of a stage."""
+
+    text: str
+
+
+Event = StageStarted | StageProgress | StageFinished | Notice
+Observer = Callable[[Event], None]

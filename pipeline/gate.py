@@ -1,0 +1,148 @@
+"""The rule of the gate: what meets the budget may ship, and of those only a shown winner replaces the one before.
+
+Float candidates come first, the uncompressed one before the pruned one, int8 last. Each challenges the best so far:
+
+=====================  ========================================================
+the measurement says   and so
+=====================  ========================================================
+faster                 the challenger takes the place (by little too)
+same                   the smaller file takes it
+slower, not shown      the one before keeps it
+=====================  ========================================================
+
+Without a measurement the smaller file wins, and every text says that latency was not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pipeline.recipe import BudgetSection
+
+MIB: Final = 1 << 20
+_ROUNDING: Final = 1e-9  # an accuracy exactly at the floor meets it
+
+Comparer = Callable[[str, str], Mapping[str, Any]]  # (challenger, incumbent) -> verdict, ratio, ci95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What the gate knows of an engine.
+
+    Attributes:
+        name: Its name.
+        precision: ``fp32`` or ``int8``.
+        accuracy: On the validation split.
+        size_bytes: The engine file.
+        latency_ms: Median latency; None when not measured.
+        memory_bytes: Peak memory while it runs; None when not measured.
+        outputs_ok: Whether the timed outputs were right; a candidate whose were not is void.
+    """
+
+    name: str
+    precision: str
+    accuracy: float
+    size_bytes: int
+    latency_ms: float | None
+    memory_bytes: int | None
+    outputs_ok: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What ships.
+
+    Attributes:
+        chosen: The candidate's name.
+        met_budget: False when nothing meets the budget and the closest was taken.
+        reasons: Why, one line each.
+        of_each: What the gate says of each candidate.
+    """
+
+    chosen: str
+    met_budget: bool
+    reasons: tuple[str, ...]
+    of_each: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Excess:
+    """A limit that is missed, and by which share of it."""
+
+    text: str
+    ratio: float
+
+
+def decide(candidates: Sequence[Candidate], budget: BudgetSection, compare: Comparer | None) -> Decision:
+    """Which of ``candidates`` ships.
+
+    Args:
+        candidates: The first one is the uncompressed reference.
+        budget: Floor and ceilings.
+        compare: Verdicts of the campaign; None when nothing was measured.
+    """
+    reference = candidates[0]
+    missed = {candidate.name: _excesses(candidate, reference, budget) for candidate in candidates}
+    of_each: dict[str, list[str]] = {name: [excess.text for excess in excesses] for name, excesses in missed.items()}
+    best: Candidate | None = None
+    for candidate in candidates:
+        if missed[candidate.name]:
+            continue
+        if best is None:
+            of_each[candidate.name].append("meets the budget")
+            best = candidate
+            continue
+        wins, why = _challenge(candidate, best, compare)
+        of_each[candidate.name].append(why)
+        best = candidate if wins else best
+    if best is None:
+        closest = min(candidates, key=lambda candidate: sum(excess.ratio for excess in missed[candidate.name]))
+        reasons = tuple(excess.text for excess in missed[closest.name])
+        return Decision(chosen=closest.name, met_budget=False, reasons=reasons, of_each=_frozen(of_each))
+    return Decision(chosen=best.name, met_budget=True, reasons=tuple(of_each[best.name]), of_each=_frozen(of_each))
+
+
+def _frozen(of_each: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(reasons) for name, reasons in of_each.items()}
+
+
+def _challenge(challenger: Candidate, best: Candidate, compare: Comparer | None) -> tuple[bool, str]:
+    smaller = challenger.size_bytes < best.size_bytes
+    sizes = f"{challenger.size_bytes:,} against {best.size_bytes:,} bytes"
+    if compare is None:
+        return smaller, f"latency was not measured; {'smaller' if smaller else 'not smaller'} than {best.name} ({sizes})"
+    found = compare(challenger.name, best.name)
+    verdict, ratio = str(found["verdict"]), float(found["ratio"])
+    interval = found["ci95"]
+    times = f"{1 / ratio:.2f}x the speed of {best.name}"
+    if interval is not None:
+        times += f" (95 % interval {1 / interval[1]:.2f} to {1 / interval[0]:.2f})"
+    if verdict.startswith("faster"):
+        return True, f"{verdict}: {times}"
+    if verdict == "same":
+        return smaller, f"as fast as {best.name}, {'smaller' if smaller else 'not smaller'}: {sizes}"
+    return False, f"{verdict if verdict != 'not shown' else 'not shown to be faster'}: {times}"
+
+
+def _excesses(candidate: Candidate, reference: Candidate, budget: BudgetSection) -> list[_Excess]:
+    found = [] if candidate.outputs_ok else [_Excess(text="its outputs changed while it was timed", ratio=1e9)]
+    floor = reference.accuracy - budget.accuracy_drop
+    if candidate.accuracy < floor - _ROUNDING:
+        text = f"accuracy {candidate.accuracy:.4f} is below the floor {floor:.4f} (reference {reference.accuracy:.4f})"
+        found.append(_Excess(text=text, ratio=(floor - candidate.accuracy) / max(budget.accuracy_drop, 0.001)))
+    ceilings = (
+        ("latency", candidate.latency_ms, budget.latency_ms, "ms", "latency_ms"),
+        ("peak memory", _in_mib(candidate.memory_bytes), budget.memory_mb, "MiB", "memory_mb"),
+        ("size", _in_mib(candidate.size_bytes), budget.size_mb, "MiB", "size_mb"),
+    )
+    for subject, value, ceiling, unit, key in ceilings:
+        if value is not None and ceiling is not None and value > ceiling:
+            text = f"{subject} {value:.4g} {unit} is over the ceiling {ceiling:.4g} {unit} ({key})"
+            found.append(_Excess(text=text, ratio=value / ceiling - 1))
+    return found
+
+
+def _in_mib(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else size_bytes / MIB

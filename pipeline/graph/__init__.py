@@ -1,0 +1,9 @@
+"""The exported graph: how it is made from a model, switched between modes, and measured."""
+
+from __future__ import annotations
+
+from pipeline.graph.measure import count_macs, count_parameters
+from pipeline.graph.mode import set_training
+from pipeline.graph.trace import trace
+
+__all__ = ["count_macs", "count_parameters", "set_training", "trace"]

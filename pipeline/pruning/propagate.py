@@ -1,0 +1,286 @@
+"""Carries labels through a graph: each operator's rule says how the labels of its inputs become those of its output.
+
+A parameter's axes get fresh labels where it enters the graph, one an index. Rules unite labels (what must live or die
+together), freeze them (what must stay), note which operator consumes or produces them, and write down which arguments
+of the operator are sizes. Roles are kept by label id, so they find their parameter through any view of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, final
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from pipeline.graph.operators import module_path, operator_name
+from pipeline.pruning.dims import Dim, Factor, Layout, ids_of, is_labelled, labelled, plain, size_of
+from pipeline.pruning.labels import WHOLE, Ids, Labels
+
+Value: TypeAlias = "Layout | list[Layout] | None"
+Rule: TypeAlias = "Callable[[Propagation, fx.Node], Value]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """A dimension that stays whole, and why.
+
+    Attributes:
+        operator: The operator that needs it whole (``layer_norm``), or that has no rule.
+        module: Path of the user's module the operator was called in; empty at the top.
+        reason: One line.
+        units: How many units could have been removed without it.
+    """
+
+    operator: str
+    module: str
+    reason: str
+    units: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rewrite:
+    """Arguments of an operator, by name, with a `Length` wherever a size depends on what is kept.
+
+    Attributes:
+        node: The operator.
+        target: What it becomes, taking ``arguments`` in their order; ``None`` leaves it and changes only those named.
+        arguments: New values by argument name.
+    """
+
+    node: fx.Node
+    target: Any
+    arguments: dict[str, Any]
+
+
+@final
+class Propagation:
+    """One pass over a graph; reads the shapes in ``node.meta["val"]`` and changes nothing in the graph."""
+
+    def __init__(self, gm: fx.GraphModule, rules: Mapping[str, Rule], fallback: Rule) -> None:
+        self.labels = Labels()
+        self.parameters: dict[str, Layout] = {}  # parameters and buffers by their first name, ties once
+        self.layouts: dict[fx.Node, Value] = {}
+        self.rewrites: list[Rewrite] = []
+        self.frozen: list[Frozen] = []
+        self._produced: list[Ids] = []
+        self._consumed: list[Ids] = []
+        self._zero_keeping: set[fx.Node] = set()  # views of one parameter: zero there is zero here
+        self._names = _first_names(gm)
+        self._gm = gm
+        for node in gm.graph.nodes:
+            self.layouts[node] = self._visit(node, rules, fallback)
+
+    # ---- what rules ask
+
+    def layout(self, node: Any) -> Layout:
+        """The layout of a tensor argument."""
+        value = self.layouts[node]
+        assert isinstance(value, tuple)
+        return value
+
+    def shape(self, node: fx.Node, output: int | None = None) -> tuple[Any, ...]:
+        """The traced shape of a node (of its ``output``-th result), ints and symbolic ints."""
+        value = node.meta["val"]
+        return tuple((value if output is None else value[output]).shape)
+
+    def is_tensor(self, argument: Any) -> bool:
+        """Whether an argument is a node that gives one tensor."""
+        return isinstance(argument, fx.Node) and isinstance(self.layouts.get(argument), tuple)
+
+    def is_parameter_view(self, node: Any) -> bool:
+        """Whether a node is a parameter, or only rearranges one: what is zero in the parameter is zero in it."""
+        return node in self._zero_keeping
+
+    # ---- what rules say
+
+    def unite(self, a: Ids, b: Ids) -> None:
+        """Indices a[i] and b[i] live or die together."""
+        self.labels.union(a, b)
+
+    def produce(self, dim: Dim) -> None:
+        """These indices of a weight make the unit."""
+        self._produced.extend(labelled(dim))
+
+    def consume(self, x: Dim, weight: Dim) -> None:
+        """An operator contracts ``x`` with ``weight``: zero weights there make it blind to the unit."""
+        self.unite(ids_of(x), ids_of(weight))
+        self._consumed.extend(labelled(weight))
+
+    def fix(self, dim: Dim) -> None:
+        """This dimension is nobody's channels (a kernel's height, say) and stays."""
+        for ids in labelled(dim):
+            self.labels.freeze(ids)
+
+    def whole(self, node: fx.Node, dims: Sequence[Dim], reason: str, *, always: bool = False) -> None:
+        """Keep dimensions whole because of an operator, and put that on record where it costs units."""
+        arrays = [ids for dim in dims for ids in labelled(dim)]
+        if not arrays:
+            return
+        roots = np.unique(self.labels.find(np.concatenate(arrays)))
+        roots = roots[roots != WHOLE]
+        units = len(roots if always else np.intersect1d(roots, self._produced_roots()))
+        self.labels.freeze(roots)
+        if units:
+            self.frozen.append(
+                Frozen(operator=operator_name(node), module=module_path(node), reason=reason, units=units)
+            )
+
+    def merge(self, node: fx.Node, a: Dim, b: Dim) -> Dim:
+        """One dimension out of two of equal size that an operator takes index by index."""
+        if not is_labelled(a) and not is_labelled(b):
+            return a
+        if len(a) == len(b) and all(_same_kind(x, y) for x, y in zip(a, b, strict=True)):
+            return tuple(self._merge_factor(node, x, y) for x, y in zip(a, b, strict=True))
+        self.whole(node, [a, b], "joins dimensions that are composed differently")
+        return a
+
+    def join(self, node: fx.Node, factors: Sequence[Factor]) -> Dim:
+        """The product of factors as one dimension in canonical form; of two labelled neighbours the larger stays labelled."""
+        result: list[Factor] = []
+        for factor in factors:
+            if isinstance(factor, torch.SymInt) or not result or isinstance(result[-1], torch.SymInt):
+                result.append(factor)
+            else:
+                result[-1] = self._product(node, result[-1], factor)
+        return tuple(f for f in result if not (isinstance(f, int) and f == 1)) or (1,)
+
+    def split(self, ids: Ids, sizes: tuple[int, int]) -> tuple[Factor, Factor]:
+        """A labelled factor as a product of two, one of them labelled.
+
+        Where labels differ along both, the larger one (the inner of two equal) stays labelled and the labels along
+        the other are united: a channel shuffle prunes the same channel of each of its groups.
+        """
+        grid = self.labels.find(ids).reshape(sizes)
+        outer, inner = bool((grid != grid[:, :1]).any()) is False, bool((grid != grid[:1]).any()) is False
+        if not outer and not inner:
+            keep_inner = sizes[1] >= sizes[0]
+            self.unite(grid, grid[:1] if keep_inner else grid[:, :1])
+            outer, inner = not keep_inner, keep_inner
+        original = ids.reshape(sizes)
+        if outer and inner:
+            return self._unlabelled_or(original[:, 0], grid[0, 0], sizes)
+        return (original[:, 0], sizes[1]) if outer else (sizes[0], original[0])
+
+    def rewrite(self, node: fx.Node, arguments: dict[str, Any], *, target: Any = None) -> None:
+        """Write down arguments, by name, in which sizes are `Length`s; with ``target``, all arguments of another operator."""
+        self.rewrites.append(Rewrite(node=node, target=target, arguments=arguments))
+
+    # ---- what the analysis asks
+
+    def produced(self) -> Ids:
+        """Label ids of weight indices that make a unit."""
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *self._produced]))
+
+    def consumed(self) -> Ids:
+        """Label ids of weight indices that read a unit."""
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *self._consumed]))
+
+    # ---- inside
+
+    def _visit(self, node: fx.Node, rules: Mapping[str, Rule], fallback: Rule) -> Value:
+        if node.op == "get_attr":
+            return self._parameter(node)
+        if node.op == "placeholder":
+            value = node.meta.get("val")
+            return plain(value.shape) if isinstance(value, Tensor) else None
+        if node.op == "output":
+            for source in node.all_input_nodes:
+                self.whole(node, _dims(self.layouts[source]), "the model's outputs keep their shape")
+            return None
+        return self._operator(node, rules, fallback)
+
+    def _operator(self, node: fx.Node, rules: Mapping[str, Rule], fallback: Rule) -> Value:
+        sources = node.all_input_nodes
+        name = operator_name(node)
+        if len(sources) == 1 and sources[0] in self._zero_keeping and name in _REARRANGES:
+            self._zero_keeping.add(node)
+        return rules.get(name, fallback)(self, node)
+
+    def _parameter(self, node: fx.Node) -> Value:
+        value = _attribute(self._gm, str(node.target))
+        if not isinstance(value, Tensor):
+            return None
+        self._zero_keeping.add(node)
+        name = self._names[id(value)]
+        if name not in self.parameters:
+            # an axis of one index has nothing to remove
+            self.parameters[name] = tuple(((1,) if n == 1 else (self.labels.fresh(n),)) for n in value.shape)
+        return self.parameters[name]
+
+    def _merge_factor(self, node: fx.Node, a: Factor, b: Factor) -> Factor:
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+            self.unite(a, b)
+            return a
+        self.whole(node, [(a,), (b,)], "joins it with a dimension that stays whole")
+        return b if isinstance(b, np.ndarray) else a
+
+    def _product(self, node: fx.Node, a: Factor, b: Factor) -> Factor:
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+            smaller = a if len(a) < len(b) else b
+            self.whole(node, [(smaller,)], "flattens two prunable dimensions into one; the larger stays prunable")
+            return self._product(node, len(a), b) if smaller is a else self._product(node, a, len(b))
+        if isinstance(a, np.ndarray):
+            return np.repeat(a, size_of(b))
+        if isinstance(b, np.ndarray):
+            return np.tile(b, size_of(a))
+        return size_of(a) * size_of(b)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _unlabelled_or(along_outer: Ids, root: np.int64, sizes: tuple[int, int]) -> tuple[Factor, Factor]:
+        """All labels are one: nothing is labelled when that one stays, else it goes as a whole (kept on an axis)."""
+        return sizes if root == WHOLE else (along_outer, sizes[1])
+
+    def _produced_roots(self) -> Ids:
+        return np.unique(self.labels.find(self.produced()))
+
+
+_REARRANGES = frozenset(
+    {
+        "t",
+        "transpose",
+        "permute",
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "contiguous",
+        "clone",
+        "to",
+        "unsqueeze",
+        "squeeze",
+        "detach",
+        "alias",
+    }
+)
+
+
+def _dims(value: Value) -> list[Dim]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, tuple) else [dim for layout in value for dim in layout]
+
+
+def _same_kind(a: Factor, b: Factor) -> bool:
+    if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt):
+        return isinstance(a, torch.SymInt) and isinstance(b, torch.SymInt)
+    return bool(size_of(a) == size_of(b))
+
+
+def _first_names(gm: fx.GraphModule) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for name, value in [*gm.named_parameters(remove_duplicate=False), *gm.named_buffers(remove_duplicate=False)]:
+        names.setdefault(id(value), name)
+    for node in gm.graph.nodes:  # constants that are plain attributes
+        if node.op == "get_attr":
+            names.setdefault(id(_attribute(gm, str(node.target))), str(node.target))
+    return names
+
+
+def _attribute(gm: fx.GraphModule, path: str) -> Any:
+    value: Any = gm
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value

@@ -1,0 +1,42 @@
+"""The registry of operator rules, and what happens to an operator without one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from torch import Tensor, fx
+
+from pipeline.pruning import rules_elementwise, rules_linear, rules_parts, rules_shape, rules_statistic
+from pipeline.pruning.dims import plain
+from pipeline.pruning.propagate import Propagation, Rule, Value
+
+RULES: Final[Mapping[str, Rule]] = {
+    **rules_elementwise.RULES,
+    **rules_linear.RULES,
+    **rules_parts.RULES,
+    **rules_shape.RULES,
+    **rules_statistic.RULES,
+}
+"""Rule by operator name without overload and without the mark of the in-place form; a new rule is one entry here."""
+
+
+def propagate(gm: fx.GraphModule) -> Propagation:
+    """The labels of every tensor of a graph."""
+    return Propagation(gm, RULES, fallback)
+
+
+def fallback(p: Propagation, node: fx.Node) -> Value:
+    """Element-wise where torch says so; else everything the operator touches stays whole, and is named."""
+    value = node.meta.get("val")
+    if isinstance(value, Tensor) and rules_elementwise.is_elementwise(node):
+        return rules_elementwise.elementwise(p, node)
+    outputs = value if isinstance(value, (list, tuple)) else [value]
+    if any(isinstance(output, Tensor) for output in outputs):
+        for source in node.all_input_nodes:
+            layouts = p.layouts[source]
+            for layout in layouts if isinstance(layouts, list) else [layouts]:
+                p.whole(node, layout or (), "the operator has no rule", always=True)
+    if isinstance(value, (list, tuple)):
+        return [plain(output.shape) if isinstance(output, Tensor) else () for output in value]
+    return plain(value.shape) if isinstance(value, Tensor) else None

@@ -1,0 +1,247 @@
+"""The recipe: what to compress, with which data, down to which budget. Checked as a whole before anything runs."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from targets.errors import Fault, InputError, UsageError, faults_error
+from targets.faults import faults_of, read_toml
+
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(_Section):
+    """Where the model comes from: a Python factory (with weights, or trained by ``[train]``), or an ONNX file."""
+
+    factory: Annotated[str, Field(description="`file.py:function` or `package.module:function` that returns an nn.Module")] = ""
+    args: Annotated[dict[str, Any], Field(description="keyword arguments of the factory")] = {}
+    weights: Annotated[str, Field(description="trained weights: .safetensors, or .pt/.pth holding tensors only")] = ""
+    onnx: Annotated[str, Field(description="a float ONNX file instead of a factory; starts at quantize")] = ""
+
+
+class DataSection(_Section):
+    """Where the data comes from: a Python factory, or an .npz file with arrays named like the model's inputs."""
+
+    factory: Annotated[str, Field(description="`file.py:function` that returns {split: (inputs, labels)}")] = ""
+    args: Annotated[dict[str, Any], Field(description="keyword arguments of the factory")] = {}
+    files: Annotated[dict[str, str], Field(description="files the factory reads, passed to it as paths by these names")] = {}
+    npz: Annotated[str, Field(description="arrays named like the inputs, and `labels` where there are any")] = ""
+
+
+class TrainSection(_Section):
+    """One training from scratch, when there are no weights yet."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: PositiveFloat = 0.05
+    weight_decay: NonNegativeFloat = 5e-4
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class PruneSection(_Section):
+    """Structured pruning."""
+
+    ratio: Annotated[Share, Field(description="share of the prunable channels to remove")]
+    criterion: Literal["l2"] = "l2"
+    scope: Annotated[Literal["global", "local"], Field(description="rank channels over the whole net, or per group")] = "local"
+    protect: Annotated[list[str], Field(description="module paths (globs allowed) that keep all their channels")] = []
+
+
+class DistillSection(_Section):
+    """Fine-tuning of the pruned net with its dense parent as teacher."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: PositiveFloat = 0.02
+    weight_decay: NonNegativeFloat = 5e-4
+    temperature: PositiveFloat = 4.0
+    alpha: Annotated[float, Field(ge=0, le=1, description="weight of the labels; 1 - alpha is the teacher's")] = 0.3
+
+
+class QuantizeSection(_Section):
+    """Post-training int8."""
+
+    method: Annotated[Literal["auto", "minmax", "percentile", "mse"], Field(description="how ranges are chosen")] = "auto"
+    samples: Annotated[int, Field(ge=1, description="calibration samples used")] = 512
+
+
+class ExportSection(_Section):
+    """PyTorch to ONNX."""
+
+    opset: Annotated[int, Field(ge=17, le=23)] = 20
+    tolerance: Annotated[PositiveFloat, Field(description="largest difference to torch, relative to the output's range")] = 1e-4
+
+
+class BudgetSection(_Section):
+    """Floor and ceilings. What does not meet them does not ship."""
+
+    accuracy_drop: Annotated[float, Field(ge=0, le=1, description="largest loss against the dense fp32 model")] = 0.01
+    latency_ms: PositiveFloat | None = None
+    memory_mb: PositiveFloat | None = None
+    size_mb: PositiveFloat | None = None
+
+
+class BenchmarkSection(_Section):
+    """One interleaved campaign over all candidates."""
+
+    budget_s: Annotated[PositiveFloat, Field(description="wall-clock seconds for the whole campaign")] = 60.0
+    measure: Annotated[bool, Field(description="false: choose by accuracy and size, and say so everywhere")] = True
+
+
+class Recipe(_Section):
+    """Everything that one compression is made of.
+
+    Attributes:
+        folder: Folder of the recipe's file; relative paths start there. Not part of the file.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    task: Literal["classification", "fidelity"]
+    targets: Annotated[list[str], Field(min_length=1)] = ["host"]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    threads: Annotated[int, Field(ge=1, le=256, description="threads of training and calibration on this machine")] = 2
+    model: ModelSection
+    data: DataSection
+    train: TrainSection | None = None
+    prune: PruneSection | None = None
+    distill: DistillSection | None = None
+    export: ExportSection = ExportSection()
+    quantize: QuantizeSection = QuantizeSection()
+    budget: BudgetSection = BudgetSection()
+    benchmark: BenchmarkSection = BenchmarkSection()
+    folder: Annotated[Path, Field(exclude=True, repr=False)] = Path()
+
+    def resolve(self, path: str) -> Path:
+        """``path`` of the recipe, relative to the recipe's folder; ``~`` is the user's home."""
+        return (self.folder / Path(path).expanduser()).absolute()
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file, or in the ``recipe.toml`` of a folder.
+
+    Args:
+        path: The file or folder.
+        overrides: ``dotted.key=value`` each, values in TOML syntax (bare words are strings); they win over the file.
+
+    Raises:
+        InputError: The file is missing or not TOML, or the recipe is not valid (all faults at once).
+        UsageError: An override is not of the form ``dotted.key=value``.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file /= "recipe.toml"
+    data = read_toml(file, "the recipe")
+    for override in overrides:
+        _override(data, override)
+    folder = file.absolute().parent
+    if "folder" in data:
+        raise InputError(f"recipe {file} is not valid", "folder: there is no such key", "remove it")
+    data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "recipe")
+    try:
+        recipe = Recipe.model_validate({**data, "folder": folder})
+    except ValidationError as error:
+        raise faults_error(f"recipe {file}", faults_of(error, Recipe)) from error
+    faults = consistency_faults(recipe)
+    if faults:
+        raise faults_error(f"recipe {file}", faults)
+    return recipe
+
+
+def consistency_faults(recipe: Recipe) -> list[Fault]:
+    """What is wrong between the sections of a recipe whose keys are each valid."""
+    return [*_model_faults(recipe), *_data_faults(recipe), *_training_faults(recipe)]
+
+
+def _model_faults(recipe: Recipe) -> list[Fault]:
+    model = recipe.model
+    if bool(model.factory) == bool(model.onnx):
+        return [Fault(where="model", what="needs either `factory` or `onnx`", fix='write factory = "model.py:make_net" or onnx = "net.onnx"')]
+    if model.onnx:
+        return [
+            Fault(where=key, what="cannot be used with an ONNX model, which has no PyTorch graph to train", fix=f"remove {key}, or give model.factory")
+            for key, used in {
+                "model.weights": bool(model.weights),
+                "model.args": bool(model.args),
+                "train": recipe.train,
+                "prune": recipe.prune,
+                "distill": recipe.distill,
+            }.items()
+            if used
+        ]
+    if bool(model.weights) == bool(recipe.train):
+        what = "there are both weights and [train]" if model.weights else "the model has neither weights nor a [train] section"
+        return [Fault(where="model.weights", what=what, fix="keep one: trained weights, or [train] with `epochs = ...`")]
+    return []
+
+
+def _data_faults(recipe: Recipe) -> list[Fault]:
+    data = recipe.data
+    if bool(data.factory) == bool(data.npz):
+        return [Fault(where="data", what="needs either `factory` or `npz`", fix='write factory = "data.py:make_data" or npz = "data.npz"')]
+    faults = [
+        Fault(where=f"data.{key}", what="is only for a factory", fix=f"remove data.{key}, or use data.factory")
+        for key, used in {"args": data.args, "files": data.files}.items()
+        if data.npz and used
+    ]
+    clash = sorted(set(data.args) & set(data.files))
+    if clash:
+        faults.append(Fault(where=f"data.files.{clash[0]}", what="is also in data.args", fix="rename one of them"))
+    return faults
+
+
+def _training_faults(recipe: Recipe) -> list[Fault]:
+    faults = []
+    if recipe.distill and not recipe.prune:
+        faults.append(Fault(where="distill", what="there is nothing to recover without [prune]", fix="add [prune], or remove [distill]"))
+    if recipe.task == "fidelity":
+        faults += [
+            Fault(where=key, what="needs labels, and task `fidelity` has none", fix=f'use task = "classification", or remove [{key}]')
+            for key, used in {"train": recipe.train, "distill": recipe.distill}.items()
+            if used
+        ]
+    return faults
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    dotted, sign, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not sign or not all(keys):
+        raise UsageError(
+            f"--set {override!r} is not an assignment", "it must look like dotted.key=value", "write e.g. --set prune.ratio=0.3"
+        )
+    table: Any = data
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"--set {override!r} cannot be applied", f"{key!r} is not a table", "name a key inside a table")
+    table[keys[-1]] = _toml_value(text.strip())
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def recipe_schema() -> Mapping[str, Any]:
+    """The JSON Schema of a recipe file."""
+    schema = Recipe.model_json_schema()
+    schema["properties"].pop("folder", None)
+    return schema

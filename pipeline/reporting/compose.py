@@ -1,0 +1,240 @@
+"""From the artifacts of a run to the content of ``run.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Final
+
+from pipeline.artifacts import Artifact, CandidateBuild, QuantizedModel
+
+if TYPE_CHECKING:
+    from targets.profile import TargetProfile
+
+TITLES: Final = {
+    "data": "checked the data",
+    "train": "trained the dense model",
+    "load": "loaded the dense model",
+    "import": "checked the ONNX model",
+    "prune": "removed channels",
+    "distill": "recovered with the dense model as teacher",
+    "export:dense": "exported the dense model, compared with torch",
+    "export": "exported to ONNX, compared with torch",
+    "quantize": "calibrated and quantised to int8",
+    "benchmark": "measured all candidates, interleaved",
+    "gate": "decided what ships",
+    "bundle": "bundled and verified",
+}
+LISTED_TENSORS: Final = 24
+_VERSIONS: Final = ("edgepress", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What a run left behind.
+
+    Attributes:
+        recipe: The recipe as plain data.
+        profile: The target.
+        metric: Name of the task's metric.
+        stages: Artifacts in the order they were made.
+        campaign: ``benchmark.json``; None when nothing was measured.
+        verdict: Results of the gate.
+        builds: The candidates, the uncompressed one first.
+        test_accuracy: By candidate, where the test split was read.
+        samples: Samples by split.
+    """
+
+    recipe: Mapping[str, Any]
+    profile: TargetProfile
+    metric: str
+    stages: Sequence[Artifact]
+    campaign: Mapping[str, Any] | None
+    verdict: Mapping[str, Any]
+    builds: Sequence[CandidateBuild]
+    test_accuracy: Mapping[str, float]
+    samples: Mapping[str, int]
+
+
+def compose_run(facts: RunFacts) -> dict[str, Any]:
+    """The content of ``run.json``; its layout is `pipeline.reporting.schema`."""
+    candidates = [_candidate(build, facts) for build in facts.builds]
+    quantized = next((stage for stage in facts.stages if isinstance(stage, QuantizedModel)), None)
+    shipped_build = next(build for build in facts.builds if _name(build) == facts.verdict["shipped"])
+    results = {stage.node: stage.results for stage in facts.stages}
+    return {
+        "schema": 1,
+        "name": facts.recipe["name"],
+        "target": {"name": facts.profile.name, "description": facts.profile.description},
+        "task": {"name": facts.recipe["task"], "metric": facts.metric, "higher_is_better": True},
+        "verdict": {
+            "shipped": facts.verdict["shipped"],
+            "sentence": _sentence(facts, candidates),
+            "reasons": list(facts.verdict["reasons"]),
+            "met_budget": facts.verdict["met_budget"],
+            "exit_code": 0 if facts.verdict["met_budget"] else 7,
+        },
+        "budget": {name: value for name, value in facts.recipe["budget"].items() if value is not None},
+        "stages": [_stage(stage) for stage in facts.stages],
+        "candidates": candidates,
+        "curves": {name: results[name]["curve"] for name in ("train", "distill") if name in results},
+        "widths": results["prune"]["widths"] if "prune" in results else [],
+        "inspect": _inspection(shipped_build.read_json("inspect.json")),
+        "layers": [_layer(layer) for layer in quantized.read_json("layers.json")] if quantized else [],
+        "calibration": _calibration(quantized) if quantized else [],
+        "conditions": _conditions(facts),
+        "warnings": _warnings(facts, results),
+        "reproduce": [f"edgepress run {facts.recipe['name']} --target {facts.profile.name}"],
+        "versions": {name: metadata.version(name) for name in _VERSIONS},
+        "validation": {"split": "validation", "samples": facts.samples.get("validation")},
+        "test": {"split": "test", "samples": facts.samples.get("test")},
+    }
+
+
+def _name(build: CandidateBuild) -> str:
+    return build.node.partition(":")[2]
+
+
+def _stage(stage: Artifact) -> dict[str, Any]:
+    results = stage.results
+    metrics = {name: results[name] for name in ("accuracy", "parameters", "macs", "size_bytes") if results.get(name) is not None}
+    known = {*metrics, "curve", "widths"}
+    return {
+        "stage": stage.node,
+        "title": TITLES.get(stage.node, f"built the {stage.node.partition(':')[2]} engine"),
+        "wall_s": stage.wall_s,
+        "metrics": metrics,
+        "detail": {name: value for name, value in results.items() if name not in known},
+    }
+
+
+def _candidate(build: CandidateBuild, facts: RunFacts) -> dict[str, Any]:
+    name = _name(build)
+    model = _model_behind(name, facts)
+    row: dict[str, Any] = {
+        "name": name,
+        "precision": build.results["precision"],
+        "accuracy": build.results["accuracy"],
+        "accuracy_test": facts.test_accuracy.get(name),
+        "size_bytes": build.results["size_bytes"],
+        "parameters": model.get("parameters"),
+        "macs": model.get("macs"),
+        "shipped": name == facts.verdict["shipped"],
+        "reasons": list(facts.verdict["of_each"][name]),
+    }
+    return row | (_measured(name, facts.campaign, _name(facts.builds[0])) if facts.campaign else {})
+
+
+def _model_behind(candidate: str, facts: RunFacts) -> Mapping[str, Any]:
+    """Results of the stage that last changed the candidate's architecture."""
+    order = ("train", "load", "import") if candidate == "dense-fp32" else ("distill", "prune", "train", "load", "import")
+    by_name = {stage.node: stage.results for stage in facts.stages}
+    return next((by_name[name] for name in order if name in by_name), {})
+
+
+def _measured(name: str, campaign: Mapping[str, Any], reference: str) -> dict[str, Any]:
+    from pipeline.benchmarking.analysis import find_comparison
+
+    result = campaign["results"][name]
+    memory = result["memory"]["run_peak"]
+    row = {
+        "latency_ms": {key: result["latency_ms"][key] for key in ("value", "ci95", "k")},
+        "p90_ms": result["tail_ms"]["p90"]["value"],
+        "p99_ms": result["tail_ms"]["p99"]["value"],
+        "load_ms": result["load_ms"]["value"],
+        "first_ms": result["first_ms"]["value"],
+        "peak_memory_bytes": memory["max_bytes"] if memory else None,
+        "block_medians_ms": [run["median_ns"] / 1e6 for run in campaign["runs"] if run["engine"] == name and run["block"] < campaign["campaign"]["blocks"]],
+    }
+    if name != reference:
+        found = find_comparison(campaign, name, reference)
+        interval = found["ci95"]
+        row["vs_reference"] = {
+            "reference": reference,
+            "ratio": 1 / found["ratio"],
+            "ci95": None if interval is None else [1 / interval[1], 1 / interval[0]],
+            "verdict": found["verdict"],
+        }
+    return row
+
+
+def _sentence(facts: RunFacts, candidates: Sequence[Mapping[str, Any]]) -> str:
+    reference = candidates[0]
+    shipped = next(candidate for candidate in candidates if candidate["shipped"])
+    points = (shipped["accuracy"] - reference["accuracy"]) * 100
+    change = f"{facts.metric} {shipped['accuracy']:.4f} on validation ({points:+.2f} points against {reference['name']})"
+    size = f"{shipped['size_bytes'] / reference['size_bytes']:.0%} of its size"
+    start = f"{shipped['name']} ships on {facts.profile.name}" if facts.verdict["met_budget"] else f"Nothing meets the budget; {shipped['name']} is closest"
+    if shipped is reference:
+        return f"{start}: no compressed candidate was better; {change}."
+    if "vs_reference" not in shipped:
+        return f"{start}: latency was not measured; {change}, {size}."
+    versus = shipped["vs_reference"]
+    interval = f" (95 % interval {versus['ci95'][0]:.2f} to {versus['ci95'][1]:.2f})" if versus["ci95"] else ""
+    return f"{start}: {versus['ratio']:.2f}x the speed of {reference['name']}{interval}, {change}, {size}."
+
+
+def _inspection(inspection: Mapping[str, Any]) -> dict[str, Any]:
+    eight = inspection["int8_nodes"]
+    nodes = {
+        kind: {precision: count for precision, count in (("int8", eight.get(kind, 0)), ("other", total - eight.get(kind, 0))) if count}
+        for kind, total in inspection["nodes"].items()
+    }
+    notes = [f"{inspection['int8_mac_ratio']:.1%} of multiply-accumulates run in int8", f"inspected {inspection['scope']}"]
+    return {"nodes": nodes, "notes": notes}
+
+
+def _layer(layer: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": layer["module"] or layer["node"],
+        "kind": layer["op"],
+        "precision": layer["precision"],
+        "snr_db": layer["weight_snr_db"],
+        "note": layer["reason"],
+    }
+
+
+def _calibration(quantized: QuantizedModel) -> list[dict[str, Any]]:
+    method = quantized.results["method"]
+    tensors = quantized.read_json("calibration.json")["tensors"]
+    rows = [{"tensor": name, "low": ranges[method][0], "high": ranges[method][1], "method": method} for name, ranges in tensors.items()]
+    return sorted(rows, key=lambda row: row["low"] - row["high"])[:LISTED_TENSORS]
+
+
+def _conditions(facts: RunFacts) -> dict[str, Any]:
+    seed = {"seed": facts.recipe["seed"], "training threads": facts.recipe["threads"], "engine threads": facts.profile.engine.threads}
+    if facts.campaign is None:
+        return {"latency": "not measured (benchmark.measure = false)", **seed}
+    campaign, device = facts.campaign["campaign"], facts.campaign["device"]
+    return {
+        "measured": campaign["utc_start"],
+        "CPU": device.get("cpu_model"),
+        "virtual machine": device.get("virtualised"),
+        "blocks": campaign["blocks"],
+        "stopped by": campaign["stop"],
+        "campaign seconds": campaign["wall_s"],
+        "quality": facts.campaign["quality"]["grade"],
+        "why this grade": "; ".join(facts.campaign["quality"]["reasons"]),
+        "batch": facts.campaign["scenario"]["batch"],
+        **seed,
+        "what these numbers are not": "pre- and post-processing are not in them; another machine will differ",
+    }
+
+
+def _warnings(facts: RunFacts, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    found = [
+        {"code": item["code"], "text": item["text"], "evidence": str(item.get("evidence", "")), "fix": item.get("fix", "")}
+        for item in (facts.campaign["warnings"] if facts.campaign else [])
+    ]
+    shared = results["data"]["shared_with_train"]
+    if shared:
+        text = f"{shared} validation samples are also in the training split"
+        found.append({"code": "W-LEAK", "text": text, "evidence": "equal bytes", "fix": "split the data without duplicates"})
+    if facts.campaign is None:
+        text = "latency was not measured: int8 may be slower than float on this target"
+        found.append({"code": "W-UNMEASURED", "text": text, "evidence": "", "fix": "measure on the device: python3 ondevice.pyz measure"})
+    if "test" not in facts.samples:
+        text = "there is no test split: the validation figures chose what ships, so they flatter it"
+        found.append({"code": "W-NO-TEST", "text": text, "evidence": "", "fix": "let the data factory return 'test' too"})
+    return found

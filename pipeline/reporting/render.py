@@ -1,0 +1,100 @@
+"""Renders a run as one HTML page that needs nothing else: no script, no remote resource, plots inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pipeline.reporting import text
+from pipeline.reporting.schema import Candidate, RunReport, run_report
+from targets.files import write_atomic
+
+RUN_NAME: Final = "run.json"
+REPORT_NAME: Final = "report.html"
+_TEMPLATE: Final = "report.html.jinja"
+_LONG_TABLE: Final = 12
+
+
+def write_report(run: Mapping[str, object], folder: Path) -> tuple[Path, Path]:
+    """Writes ``run.json`` and ``report.html`` into ``folder``, each atomically, and gives their paths.
+
+    Raises:
+        InputError: The run does not have the layout of `pipeline.reporting.schema`.
+        EnvironmentFailure: The disk is full or not writable.
+    """
+    page, data = render_report(run), run_json(run)
+    run_path, report_path = folder / RUN_NAME, folder / REPORT_NAME
+    write_atomic(run_path, data.encode())
+    write_atomic(report_path, page.encode())
+    return run_path, report_path
+
+
+def run_json(run: Mapping[str, object]) -> str:
+    """The text of ``run.json``: checked, without private paths and credentials.
+
+    Raises:
+        InputError: The run does not have the layout of `pipeline.reporting.schema`.
+    """
+    shown = text.presentable(run, home=str(Path.home()))
+    run_report(shown)
+    return json.dumps(shown, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def render_report(run: Mapping[str, object]) -> str:
+    """The text of ``report.html``; the same run gives the same bytes.
+
+    Raises:
+        InputError: The run does not have the layout of `pipeline.reporting.schema`.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from pipeline.reporting.charts import charts
+    from pipeline.reporting.tables import candidate_rows, stage_table
+
+    report = run_report(text.presentable(run, home=str(Path.home())))
+    environment = Environment(
+        loader=PackageLoader("pipeline.reporting", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(t=text, plots={name: Markup(svg) for name, svg in charts(report).items()})  # noqa: S704
+    labels, stage_rows = stage_table(report)
+    environment.filters["plain"] = _plain
+    page = environment.get_template(_TEMPLATE).render(
+        run=report,
+        reference=_reference(report),
+        rows=candidate_rows(report),
+        stage_labels=labels,
+        stage_rows=stage_rows,
+        precisions=sorted({p for kinds in report.inspect.nodes.values() for p in kinds}),
+        widest=sorted(report.calibration, key=lambda item: item.low - item.high)[:_LONG_TABLE],
+    )
+    return str(page)
+
+
+def _reference(report: RunReport) -> Candidate | None:
+    """What the shipped candidate is compared with: what it names itself, else the first one."""
+    shipped = report.shipped
+    if shipped is None:
+        return None
+    name = shipped.vs_reference.reference if shipped.vs_reference else ""
+    others = [candidate for candidate in report.candidates if candidate is not shipped]
+    return next((c for c in others if c.name == name), others[0] if others else None)
+
+
+def _plain(value: object) -> str:
+    """A value of a free table, for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or text.NONE
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value) or text.NONE
+    return text.NONE if value is None or value == "" else str(value)

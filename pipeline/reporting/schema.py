@@ -1,0 +1,370 @@
+"""The layout of ``run.json``: what a run did, as data. The report and the terminal summary are views of it.
+
+Everything but name, target, task and verdict is optional: a run that starts at an ONNX file has no pruning and no
+curves. Times are milliseconds or seconds, sizes bytes, as the names say; ratios are 1.0 for "no difference".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from targets.errors import InputError, faults_error
+from targets.faults import faults_of
+
+SCHEMA: Literal[1] = 1
+_MAX_RUN_BYTES = 256 << 20
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+class Target(_Data):
+    """The target profile.
+
+    Attributes:
+        name: Its name.
+        description: One line for people.
+    """
+
+    name: str
+    description: str = ""
+
+
+class Task(_Data):
+    """What the model is for.
+
+    Attributes:
+        name: ``classification``, ...
+        metric: Name of the metric that ``accuracy`` stands for everywhere in this file.
+        higher_is_better: Whether more of it is better.
+    """
+
+    name: str
+    metric: str
+    higher_is_better: bool = True
+
+
+class Verdict(_Data):
+    """What shipped, and why.
+
+    Attributes:
+        shipped: Name of the candidate; None when nothing meets the budget.
+        sentence: The run in one sentence.
+        reasons: Why this one, one line each.
+        met_budget: Whether it meets the recipe's budget.
+        exit_code: What the command exited with.
+    """
+
+    shipped: str | None
+    sentence: str
+    reasons: tuple[str, ...] = ()
+    met_budget: bool = True
+    exit_code: int = 0
+
+
+class Interval(_Data):
+    """A measured value.
+
+    Attributes:
+        value: The estimate.
+        ci95: Its 95 % confidence interval, low and high; None when it has none.
+        k: Number of blocks (fresh processes) behind it.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None = None
+    k: int | None = None
+
+
+class Comparison(_Data):
+    """A candidate against the reference, from interleaved blocks of one campaign.
+
+    Attributes:
+        reference: Name of the other candidate.
+        ratio: Reference latency / own latency: 2.0 is twice as fast.
+        ci95: Its 95 % confidence interval.
+        verdict: ``faster``, ``faster, by little``, ``same``, ``slower``, ``not shown``.
+    """
+
+    reference: str = "the reference"
+    ratio: float
+    ci95: tuple[float, float] | None = None
+    verdict: str = ""
+
+
+class StageMetrics(_Data):
+    """What the model is like after a stage; None where the stage does not tell.
+
+    Attributes:
+        accuracy: The task's metric on the validation split.
+        parameters: Number of parameters.
+        macs: Multiply-accumulates of one sample.
+        size_bytes: The artifact on disk.
+        latency_ms: Latency on the target, where it was measured.
+        peak_memory_bytes: Largest resident memory while serving.
+    """
+
+    accuracy: float | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    size_bytes: int | None = None
+    latency_ms: Interval | None = None
+    peak_memory_bytes: int | None = None
+
+
+class Stage(_Data):
+    """One stage of the run.
+
+    Attributes:
+        stage: ``train``, ``load``, ``prune``, ...
+        title: What it did, in a few words.
+        reused: Whether the store had its result.
+        wall_s: How long it took in this run.
+        metrics: What the model is like afterwards.
+        detail: Anything else worth keeping; shown as it is, folded away.
+    """
+
+    stage: str
+    title: str = ""
+    reused: bool = False
+    wall_s: float = 0.0
+    metrics: StageMetrics = StageMetrics()
+    detail: dict[str, Any] = {}
+
+
+class Candidate(_Data):
+    """One engine that could have shipped.
+
+    Attributes:
+        name: ``dense-fp32``, ``fp32``, ``int8``, ...
+        precision: ``fp32`` or ``int8``.
+        accuracy: The task's metric on the validation split.
+        accuracy_test: The same on the test split, read once at the end.
+        size_bytes: The engine file.
+        parameters: Number of parameters.
+        macs: Multiply-accumulates of one sample.
+        latency_ms: Median latency of one sample.
+        p90_ms: 90th percentile; None when there are too few samples to tell.
+        p99_ms: 99th percentile; the same.
+        load_ms: Time to open the engine.
+        first_ms: Time of the first inference.
+        peak_memory_bytes: Largest resident memory of the process that serves it.
+        shipped: Whether this one is in the bundle.
+        reasons: What the gate says about it, one line each.
+        block_medians_ms: Median latency in each block, in block order: block i of all candidates ran together.
+        vs_reference: Against the reference candidate.
+    """
+
+    name: str
+    precision: str = ""
+    accuracy: float | None = None
+    accuracy_test: float | None = None
+    size_bytes: int | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    latency_ms: Interval | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    peak_memory_bytes: int | None = None
+    shipped: bool = False
+    reasons: tuple[str, ...] = ()
+    block_medians_ms: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    vs_reference: Comparison | None = None
+
+
+class Epoch(_Data):
+    """One epoch of training.
+
+    Attributes:
+        epoch: Its number.
+        loss: Mean training loss.
+        accuracy: The task's metric on the validation split.
+        lr: Learning rate at its end.
+    """
+
+    epoch: int
+    loss: float | None = None
+    accuracy: float | None = None
+    lr: float | None = None
+
+
+class Width(_Data):
+    """Channels of one group of coupled layers.
+
+    Attributes:
+        group: Its name: the layers that must keep the same channels.
+        before: Channels before pruning.
+        after: Channels after pruning.
+    """
+
+    group: str
+    before: int
+    after: int
+
+
+class Inspection(_Data):
+    """What the engine really is.
+
+    Attributes:
+        nodes: Operator kind to precision to number of nodes: ``{"Conv": {"int8": 9}}``.
+        notes: What else the build found, one line each.
+    """
+
+    nodes: dict[str, dict[str, int]] = {}
+    notes: tuple[str, ...] = ()
+
+
+class Layer(_Data):
+    """One layer of the quantised model.
+
+    Attributes:
+        name: Its output tensor or node.
+        kind: Operator kind.
+        precision: What it runs in.
+        snr_db: Signal-to-quantisation-noise ratio of its output against the float model.
+        parameters: Its own.
+        macs: Its own, for one sample.
+        note: Why it is as it is, where there is something to say.
+    """
+
+    name: str
+    kind: str = ""
+    precision: str = ""
+    snr_db: float | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    note: str = ""
+
+
+class Calibrated(_Data):
+    """Range of one tensor.
+
+    Attributes:
+        tensor: Its name.
+        low: Smallest value that int8 represents.
+        high: Largest one.
+        method: How it was chosen.
+    """
+
+    tensor: str
+    low: float
+    high: float
+    method: str = ""
+
+
+class Warned(_Data):
+    """Something the reader should know, with what to do about it.
+
+    Attributes:
+        code: ``W-NOISY-CPU``, ...
+        text: What it is.
+        evidence: What was seen.
+        fix: What to do.
+    """
+
+    code: str
+    text: str
+    evidence: str = ""
+    fix: str = ""
+
+
+class Split(_Data):
+    """The samples behind an accuracy.
+
+    Attributes:
+        split: Name of the split.
+        samples: How many.
+    """
+
+    split: str
+    samples: int | None = None
+
+
+class RunReport(_Data):
+    """All of ``run.json``; see the attributes' own classes.
+
+    Attributes:
+        schema_version: Version of this layout; ``schema`` in the file.
+        name: The recipe's name.
+        target: Where it runs.
+        task: What it is for.
+        verdict: What shipped and why.
+        budget: What the recipe asks for, by key.
+        stages: In the order they ran.
+        candidates: What the gate compared.
+        curves: Training curves, by stage (``train``, ``distill``).
+        widths: Channels before and after pruning.
+        inspect: What the shipped engine really is.
+        layers: Layers of the quantised model.
+        calibration: Ranges of its tensors.
+        conditions: Where and how it was measured, by what it is.
+        warnings: What the reader should know.
+        reproduce: Commands that make this run again.
+        deploy: Commands for the device; sensible ones when empty.
+        versions: Of everything that had a part.
+        validation: The split behind ``accuracy``.
+        test: The split that was read once, at the end.
+    """
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    name: str
+    target: Target
+    task: Task
+    verdict: Verdict
+    budget: dict[str, Any] = {}
+    stages: tuple[Stage, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    curves: dict[str, tuple[Epoch, ...]] = {}
+    widths: tuple[Width, ...] = ()
+    inspect: Inspection = Inspection()
+    layers: tuple[Layer, ...] = ()
+    calibration: tuple[Calibrated, ...] = ()
+    conditions: dict[str, Any] = {}
+    warnings: tuple[Warned, ...] = ()
+    reproduce: tuple[str, ...] = ()
+    deploy: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
+    validation: Split = Split(split="validation")
+    test: Split = Split(split="test")
+
+    @property
+    def shipped(self) -> Candidate | None:
+        """The candidate in the bundle."""
+        return next((candidate for candidate in self.candidates if candidate.shipped), None)
+
+
+def run_report(run: object, *, subject: str = "run.json") -> RunReport:
+    """The run as checked data.
+
+    Raises:
+        InputError: It does not have the layout of this module; every fault is named.
+    """
+    try:
+        return RunReport.model_validate(run)
+    except ValidationError as error:
+        raise faults_error(subject, faults_of(error, RunReport)) from error
+
+
+def read_run(path: Path) -> RunReport:
+    """A ``run.json`` from disk.
+
+    Raises:
+        InputError: It cannot be read, is not JSON or does not have the layout of this module.
+    """
+    import json
+
+    try:
+        with path.open("rb") as file:
+            return run_report(json.loads(file.read(_MAX_RUN_BYTES)), subject=str(path))
+    except OSError as error:
+        raise InputError(f"cannot read {path}", error.strerror or str(error), "give the run.json of a run") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not a run.json", str(error), "give the run.json that `edgepress run` wrote"
+        ) from error

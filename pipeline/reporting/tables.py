@@ -1,0 +1,50 @@
+"""The cells of the report's two main tables, as text; rows and columns that nobody filled are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pipeline.reporting import text
+
+if TYPE_CHECKING:
+    from pipeline.reporting.schema import Candidate, RunReport, Stage, StageMetrics
+
+
+def candidate_rows(report: RunReport) -> list[tuple[str, list[str]]]:
+    """Label and one cell for each candidate."""
+    metric, test = report.task.metric, report.test
+    rows: list[tuple[str, Callable[[Candidate], str]]] = [
+        ("latency", lambda c: text.interval(c.latency_ms, "ms")),
+        ("speed", lambda c: text.speedup(c.vs_reference)),
+        ("against", lambda c: c.vs_reference.reference if c.vs_reference else text.NONE),
+        ("shown to be", lambda c: c.vs_reference.verdict if c.vs_reference and c.vs_reference.verdict else text.NONE),
+        ("p90", lambda c: text.milliseconds(c.p90_ms)),
+        ("p99", lambda c: text.milliseconds(c.p99_ms)),
+        (f"{report.validation.split} {metric}", lambda c: text.score(c.accuracy, metric)),
+        (f"{test.split} {metric}", lambda c: text.score_interval(c.accuracy_test, metric, test.samples)),
+        ("size", lambda c: text.size(c.size_bytes)),
+        ("parameters", lambda c: text.count(c.parameters)),
+        ("MACs", lambda c: text.count(c.macs)),
+        ("peak memory", lambda c: text.size(c.peak_memory_bytes)),
+        ("load", lambda c: text.milliseconds(c.load_ms)),
+        ("first inference", lambda c: text.milliseconds(c.first_ms)),
+    ]
+    filled = [(label, [cell(candidate) for candidate in report.candidates]) for label, cell in rows]
+    return [(label, cells) for label, cells in filled if any(cell != text.NONE for cell in cells)]
+
+
+def stage_table(report: RunReport) -> tuple[list[str], list[tuple[Stage, list[str]]]]:
+    """The labels of the columns, and each stage with its cells."""
+    columns: list[tuple[str, Callable[[StageMetrics], str]]] = [
+        (report.task.metric, lambda m: text.score(m.accuracy, report.task.metric)),
+        ("parameters", lambda m: text.count(m.parameters)),
+        ("MACs", lambda m: text.count(m.macs)),
+        ("size", lambda m: text.size(m.size_bytes)),
+        ("latency", lambda m: text.interval(m.latency_ms, "ms")),
+        ("peak memory", lambda m: text.size(m.peak_memory_bytes)),
+    ]
+    used = [
+        (label, cell) for label, cell in columns if any(cell(stage.metrics) != text.NONE for stage in report.stages)
+    ]
+    return [label for label, _ in used], [(stage, [cell(stage.metrics) for _, cell in used]) for stage in report.stages]

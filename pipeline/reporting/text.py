@@ -1,0 +1,155 @@
+"""Numbers and words for people: only the digits that are known, and nothing that a terminal or a browser would obey."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pipeline.reporting.schema import Comparison, Interval
+
+NONE: Final = "\N{EN DASH}"  # says "no value"
+_RATIO_METRICS: Final = frozenset({"accuracy", "top1", "top5", "f1", "precision", "recall", "miou", "map", "auroc"})
+_Z95: Final = 1.959964
+_SECRETS: Final = (
+    (re.compile(r"(\w+://)[^/\s:@]+:[^/\s@]+@"), r"\1***@"),
+    (re.compile(r"(?i)\b((?:api[_-]?key|token|secret|password|passwd)\s*[=:]\s*)[^\s&'\"]+"), r"\1***"),
+    (re.compile(r"\b(?:hf_|ghp_|github_pat_|glpat-|AKIA|xox[abp]-)\w{8,}"), "***"),
+)
+
+
+def presentable(value: Any, *, home: str) -> Any:  # noqa: ANN401 - any plain data
+    """Plain data, ready to be shown: control characters spelled out, the home folder as ``~``, credentials starred."""
+    if isinstance(value, str):
+        return _clean(value, home)
+    if isinstance(value, Mapping):
+        return {_clean(str(key), home): presentable(item, home=home) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [presentable(item, home=home) for item in value]
+    return value
+
+
+def interval(measured: Interval | None, unit: str) -> str:
+    """``0.213 ms [0.210, 0.217]``, as many digits as the interval supports; three where there is none."""
+    if measured is None:
+        return NONE
+    if measured.ci95 is None:
+        return f"{number(measured.value)} {unit}"
+    low, high = measured.ci95
+    places = _places((high - low) / 2, measured.value)
+    return f"{measured.value:.{places}f} {unit} [{low:.{places}f}, {high:.{places}f}]"
+
+
+def spread(measured: Interval) -> str:
+    """``95 % CI [0.210, 0.217], 7 processes``."""
+    shown = interval(measured, "ms").partition(" [")[2]
+    parts = [f"95 % CI [{shown}" if shown else "", f"{measured.k} processes" if measured.k else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def speedup(comparison: Comparison | None) -> str:
+    """``2.2x [2.0, 2.5]``, with a real multiplication sign: how many times faster than the reference."""
+    if comparison is None:
+        return NONE
+    return interval(Interval(value=comparison.ratio, ci95=comparison.ci95), "×").replace(" ×", "×")  # noqa: RUF001
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits and no exponent: ``0.213``, ``1450``."""
+    if value is None:
+        return NONE
+    if value == 0:
+        return "0"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(places, 9)}f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """``0.213 ms``."""
+    return NONE if value is None else f"{number(value)} ms"
+
+
+def count(value: float | None) -> str:
+    """``272 k``, ``41.1 M``: three significant digits."""
+    if value is None:
+        return NONE
+    for limit, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= limit:
+            return number(value / limit) + suffix
+    return f"{value:.0f}"
+
+
+def size(value: float | None) -> str:
+    """``284 kB``, ``1.09 MB``: decimal units, three significant digits."""
+    return (
+        NONE
+        if value is None
+        else count(value).replace(" k", " kB").replace(" M", " MB").replace(" G", " GB")
+        + (
+            "" if value >= 1e3 else " B"  # noqa: PLR2004
+        )
+    )
+
+
+def seconds(value: float) -> str:
+    """``0.03 s``, ``12.4 s``, ``3 min 20 s``."""
+    if value >= 120:  # noqa: PLR2004 - two minutes read better as minutes
+        return f"{value // 60:.0f} min {value % 60:.0f} s"
+    return f"{value:.1f} s" if value >= 1 else f"{value:.2f} s"
+
+
+def score(value: float | None, metric: str) -> str:
+    """A metric: shares as ``98.3 %``, others with four digits."""
+    if value is None:
+        return NONE
+    return f"{value * 100:.1f} %" if metric.lower() in _RATIO_METRICS else number(value, 4)
+
+
+def score_interval(value: float | None, metric: str, samples: int | None) -> str:
+    """An accuracy with its 95 % Wilson interval (JASA 22, 1927, p. 209) where the number of samples is known."""
+    bounds = wilson(value, metric, samples)
+    if bounds is None:
+        return score(value, metric)
+    return f"{score(value, metric)} [{bounds[0] * 100:.1f}, {bounds[1] * 100:.1f}]"
+
+
+def wilson(value: float | None, metric: str, samples: int | None) -> tuple[float, float] | None:
+    """95 % Wilson interval of a share of ``samples`` answers; None where the metric is no such share."""
+    if value is None or not samples or metric.lower() not in {"accuracy", "top1", "top5"} or not 0 <= value <= 1:
+        return None
+    shrink = 1 + _Z95**2 / samples
+    centre = (value + _Z95**2 / (2 * samples)) / shrink
+    half = _Z95 * math.sqrt(value * (1 - value) / samples + _Z95**2 / (4 * samples**2)) / shrink
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def points(new: float | None, old: float | None, metric: str) -> str:
+    """The change of a metric: ``-0.3 points`` for shares."""
+    if new is None or old is None:
+        return NONE
+    if metric.lower() in _RATIO_METRICS:
+        return f"{round((new - old) * 100, 1) + 0.0:+.1f} points"
+    return f"{new - old:+.3g}"
+
+
+def change(new: float | None, old: float | None) -> str:
+    """``-63 %``."""
+    return NONE if new is None or not old else f"{(new / old - 1) * 100:+.0f} %"
+
+
+def _places(half_width: float, value: float) -> int:
+    """Decimals such that the half-width shows one digit, or two when its first is a 1 or a 2."""
+    if half_width <= 0:
+        half_width = abs(value) * 1e-3 or 1.0
+    exponent = math.floor(math.log10(half_width))
+    leading = half_width / 10.0**exponent
+    return min(9, max(0, -exponent + (1 if leading < 3 else 0)))  # noqa: PLR2004 - a 1 or a 2
+
+
+def _clean(text: str, home: str) -> str:
+    if len(home) > 1:
+        text = re.sub(re.escape(home.rstrip("/")) + r"(?=/|\W|$)", "~", text)
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)

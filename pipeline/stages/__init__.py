@@ -1,0 +1,1 @@
+"""One thin final class a stage: the only place where rooms are wired together."""

@@ -1,0 +1,66 @@
+"""build: the engine of one candidate, built in a limited child, read back and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from pipeline.artifacts import CandidateBuild, DatasetInfo, OnnxModel
+from pipeline.data import DataSource
+from pipeline.stages.base import Context, Stage
+from pipeline.tasks import TASKS
+from targets.profile import Precision, TargetProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildInputs:
+    """The candidate's model, the uncompressed model it is judged against, and data to score it."""
+
+    data: DatasetInfo
+    model: OnnxModel
+    reference: OnnxModel
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildStage(Stage[BuildInputs]):
+    """Builds for the profile.
+
+    Attributes:
+        precision: What the candidate claims to be; an engine that is not what it claims is an error.
+        profile: The target.
+        source: The data.
+        task: Name of the task.
+    """
+
+    name = "build"
+    version = 1
+    consumes = BuildInputs
+    produces = CandidateBuild
+    tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
+
+    precision: Precision
+    profile: TargetProfile
+    source: DataSource
+    task: str
+
+    def run(self, src: BuildInputs, out: Path, context: Context) -> Mapping[str, Any]:
+        """Writes engine file, ``engine.json`` and ``inspect.json``; returns accuracy and size."""
+        from pipeline.stages.evaluate import evaluate
+        from pipeline.stages.inference import build_engine
+
+        summary = build_engine(src.model.model, self.profile, self.precision, out)
+        context.progress(0.5, "scoring the engine on the validation split")
+        data = context.load_data(self.source, src.data)
+        accuracy = evaluate(out, "validation", src.reference, self.profile, TASKS[self.task], data, context.scratch)
+        inspection = summary["inspection"]
+        return {
+            "precision": self.precision,
+            "accuracy": accuracy,
+            "size_bytes": (out / summary["engine"]["file"]).stat().st_size,
+            "nodes": sum(inspection["nodes"].values()),
+            "int8_nodes": sum(inspection["int8_nodes"].values()),
+            "int8_mac_ratio": inspection["int8_mac_ratio"],
+        }

@@ -1,0 +1,102 @@
+"""distill: fine-tunes the pruned net, with its own dense parent as teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from pipeline.artifacts import DatasetInfo, TorchModel
+from pipeline.data import DataSource
+from pipeline.recipe import DistillSection
+from pipeline.stages.base import Context, Stage
+from pipeline.stages.load import size_of
+from pipeline.stages.train import curve_of, epoch_progress, validation_score
+from pipeline.tasks import TASKS
+from pipeline.usercode import FactoryRef
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillInputs:
+    """Student, teacher and the data they learn on."""
+
+    data: DatasetInfo
+    student: TorchModel
+    teacher: TorchModel
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillStage(Stage[DistillInputs]):
+    """Soft targets of the teacher and the labels, in one loss.
+
+    Attributes:
+        factory: Makes the model.
+        source: The data.
+        task: Name of the task.
+        distill: How to train.
+        seed: Seed of the order of samples and of dropout.
+        threads: torch threads.
+    """
+
+    name = "distill"
+    version = 1
+    consumes = DistillInputs
+    produces = TorchModel
+    tools: ClassVar[tuple[str, ...]] = ("torch", "numpy", "lightning-fabric")
+
+    factory: FactoryRef
+    source: DataSource
+    task: str
+    distill: DistillSection
+    seed: int
+    threads: int
+
+    def run(self, src: DistillInputs, out: Path, context: Context) -> Mapping[str, Any]:
+        """Writes the trained student."""
+        import torch
+
+        from pipeline.distillation import soft_target_loss
+        from pipeline.graph import set_training
+        from pipeline.torchmodel import load_model, save_model
+        from pipeline.training import TrainConfig, fit
+
+        data = context.load_data(self.source, src.data)
+        task = TASKS[self.task]
+        student, specs, decisions = load_model(src.student, self.factory, self.seed)
+        teacher, _, _ = load_model(src.teacher, self.factory, self.seed)
+        set_training(teacher, False)
+        names = tuple(spec.name for spec in specs)
+
+        def loss(inputs: Mapping[str, Tensor], labels: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+            with torch.no_grad():
+                answer = teacher(*inputs.values())
+            target = answer if isinstance(answer, torch.Tensor) else answer[0]
+            soft = soft_target_loss(outputs[0], target, self.distill.temperature)
+            hard = task.loss(outputs, labels, label_smoothing=0.0)
+            return self.distill.alpha * hard + (1 - self.distill.alpha) * soft
+
+        config = TrainConfig(
+            epochs=self.distill.epochs,
+            batch_size=self.distill.batch_size,
+            optimizer=self.distill.optimizer,
+            learning_rate=self.distill.learning_rate,
+            weight_decay=self.distill.weight_decay,
+            seed=self.seed,
+            threads=self.threads,
+        )
+        score = validation_score(data, names, task, self.threads)
+        curve = fit(
+            student,
+            data["train"].bound(names),
+            loss,
+            config,
+            validate=score,
+            on_epoch=epoch_progress(context, self.distill.epochs),
+        )
+        save_model(out, student, specs, decisions)
+        return {"accuracy": score(student), **size_of(student, specs), "curve": curve_of(curve)}

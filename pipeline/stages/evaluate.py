@@ -1,0 +1,41 @@
+"""Scores a built engine on a split; what every accuracy of a candidate comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.stages.import_onnx import bind_to_onnx
+from pipeline.stages.inference import build_engine, in_order, run_engine
+
+if TYPE_CHECKING:
+    from pipeline.artifacts import OnnxModel
+    from pipeline.data import Dataset
+    from pipeline.tasks import Task
+    from targets.profile import TargetProfile
+
+
+def evaluate(
+    engine: Path, split_name: str, reference: OnnxModel, profile: TargetProfile, task: Task, data: Dataset, scratch: Path
+) -> float:
+    """The task's metric of the engine on one split.
+
+    Args:
+        engine: An engine's folder.
+        split_name: Name of the split.
+        reference: The uncompressed float model; run only for tasks that compare with it.
+        profile: The target, to build the reference for.
+        task: Its metric counts.
+        data: The data set.
+        scratch: A folder for files in passing.
+    """
+    description = reference.read_json("io.json")
+    split = bind_to_onnx(data[split_name], description)
+    names = [item["name"] for item in description["outputs"]]
+    outputs = in_order(run_engine(engine, split, scratch), names)
+    if task.needs_labels:
+        return task.score(outputs, split.labels, outputs)
+    float_engine = scratch / "reference"
+    if not float_engine.exists():
+        build_engine(reference.model, profile, "fp32", float_engine)
+    return task.score(outputs, split.labels, in_order(run_engine(float_engine, split, scratch), names))

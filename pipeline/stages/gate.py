@@ -1,0 +1,105 @@
+"""gate: decides which candidate ships. A loser never does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from pipeline.artifacts import CandidateBuild, Measurement, Verdict
+from pipeline.gate import Candidate, decide
+from pipeline.recipe import BudgetSection
+from pipeline.stages.base import Context, Stage
+from pipeline.stages.benchmark import candidate_name
+from targets.profile import TargetProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateInputs:
+    """The candidates, float before int8, and at most one measurement of them."""
+
+    measurement: tuple[Measurement, ...]
+    builds: tuple[CandidateBuild, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateStage(Stage[GateInputs]):
+    """Applies the budget, then lets the faster one win.
+
+    Attributes:
+        budget: Floor and ceilings of the recipe.
+        profile: The target, for its memory and storage.
+    """
+
+    name = "gate"
+    version = 1
+    consumes = GateInputs
+    produces = Verdict
+    measured = True
+    tools: ClassVar[tuple[str, ...]] = ()
+
+    budget: BudgetSection
+    profile: TargetProfile
+
+    def run(self, src: GateInputs, out: Path, context: Context) -> Mapping[str, Any]:
+        """Writes ``verdict.json``."""
+        del context
+        campaign = src.measurement[0].read_json("benchmark.json") if src.measurement else None
+        candidates = [_candidate(build, campaign) for build in src.builds]
+        decision = decide(candidates, self._budget(), _comparer(campaign))
+        results = {
+            "chosen": f"build:{decision.chosen}",
+            "shipped": decision.chosen,
+            "met_budget": decision.met_budget,
+            "reasons": list(decision.reasons),
+            "of_each": {name: list(reasons) for name, reasons in decision.of_each.items()},
+        }
+        (out / "verdict.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        return results
+
+    def _budget(self) -> BudgetSection:
+        """The recipe's budget, tightened by what the target has."""
+        hardware = self.profile.hardware
+        return self.budget.model_copy(
+            update={
+                "memory_mb": _tighter(self.budget.memory_mb, hardware.memory_mb),
+                "size_mb": _tighter(self.budget.size_mb, hardware.storage_mb),
+            }
+        )
+
+
+def _tighter(*limits: float | None) -> float | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _candidate(build: CandidateBuild, campaign: Mapping[str, Any] | None) -> Candidate:
+    name = candidate_name(build)
+    measured = campaign["results"][name] if campaign else None
+    memory = measured["memory"]["run_peak"] if measured else None
+    return Candidate(
+        name=name,
+        precision=build.results["precision"],
+        accuracy=build.results["accuracy"],
+        size_bytes=build.results["size_bytes"],
+        latency_ms=measured["latency_ms"]["value"] if measured else None,
+        memory_bytes=memory["max_bytes"] if memory else None,
+        outputs_ok=measured["outputs_ok"] is not False if measured else True,
+    )
+
+
+def _comparer(campaign: Mapping[str, Any] | None) -> Any:
+    """What the campaign says of one candidate against another; nothing when nothing was measured."""
+    if campaign is None:
+        return None
+    from pipeline.benchmarking.analysis import find_comparison
+
+    def compare(challenger: str, incumbent: str) -> Mapping[str, Any]:
+        return find_comparison(campaign, challenger, incumbent)
+
+    return compare
+
+
+

@@ -1,0 +1,100 @@
+"""import: an ONNX file of the user's, checked, as the float model that quantize starts from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from pipeline.artifacts import DatasetInfo, OnnxModel
+from pipeline.data import DataSource
+from pipeline.data.source import FileRef
+from pipeline.stages.base import Context, Stage
+from pipeline.tasks import TASKS
+from targets.errors import InputError
+from targets.files import sha256_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportInputs:
+    """The data that the model must fit."""
+
+    data: DatasetInfo
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportStage(Stage[ImportInputs]):
+    """Copies the file, having checked that it opens, runs on the data and gives what the task needs.
+
+    Attributes:
+        onnx: The file.
+        source: The data.
+        task: Name of the task.
+    """
+
+    name = "import"
+    version = 1
+    consumes = ImportInputs
+    produces = OnnxModel
+    tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy")
+
+    onnx: FileRef
+    source: DataSource
+    task: str
+
+    def run(self, src: ImportInputs, out: Path, context: Context) -> Mapping[str, Any]:
+        """Writes ``model.onnx`` and ``io.json``; external data moves into the file."""
+        from pipeline.stages.inference import run_onnx
+        from targets.onnxfile import io_of, open_onnx
+
+        model = open_onnx(self.onnx.path)
+        if sha256_file(self.onnx.path) != self.onnx.sha256:
+            raise InputError(f"{self.onnx.path} changed while the run was under way", "it is model.onnx", "run the same command again")
+        (out / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
+        description = io_of(model)
+        (out / "io.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        data = context.load_data(self.source, src.data)
+        split = bind_to_onnx(data["validation"], description)
+        outputs = list(run_onnx(out / "model.onnx", split).values())
+        task = TASKS[self.task]
+        task.check_outputs(outputs, data)
+        return {
+            "accuracy": task.score(outputs, split.labels, outputs),
+            "parameters": _count_parameters(model),
+            "size_bytes": (out / "model.onnx").stat().st_size,
+        }
+
+
+def bind_to_onnx(split: Any, description: Mapping[str, Any]) -> Any:
+    """The split with the inputs that an ``io.json`` names, in its order.
+
+    Raises:
+        InputError: Names, dtypes or shapes do not fit; both sides are named.
+    """
+    wanted = {item["name"]: item for item in description["inputs"]}
+    if list(split.inputs) != [""] and set(split.inputs) != set(wanted):
+        raise InputError(
+            f"the data has inputs {', '.join(split.inputs)}", f"the model takes {', '.join(wanted)}", "name each array like a model input"
+        )
+    if list(split.inputs) == [""] and len(wanted) != 1:
+        raise InputError("the data has one unnamed input", f"the model takes {', '.join(wanted)}", "return a mapping from input name to array")
+    bound = split.bound(tuple(wanted))
+    for name, array in bound.inputs.items():
+        shape = wanted[name]["shape"][1:]
+        fits = len(shape) == array.ndim - 1 and all(isinstance(w, str) or w == f for w, f in zip(shape, array.shape[1:], strict=True))
+        if array.dtype.name != wanted[name]["dtype"] or not fits:
+            raise InputError(
+                f"input {name!r} of the data is {array.dtype.name} of shape {array.shape[1:]} per sample",
+                f"the model takes {wanted[name]['dtype']} of shape {tuple(shape)}",
+                "convert the arrays in the data factory",
+            )
+    return bound
+
+
+def _count_parameters(model: Any) -> int:
+    import math
+
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)

@@ -1,0 +1,118 @@
+"""prune: removes whole channels by the label graph; the small net computes what the dense one does without them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from pipeline.artifacts import DatasetInfo, TorchModel
+from pipeline.data import DataSource
+from pipeline.recipe import PruneSection
+from pipeline.stages.base import Context, Stage
+from pipeline.stages.load import size_of
+from pipeline.tasks import TASKS
+from pipeline.usercode import FactoryRef
+from targets.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from pipeline.torchmodel import InputSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneInputs:
+    """The dense model, and the data to score it with."""
+
+    data: DatasetInfo
+    model: TorchModel
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneStage(Stage[PruneInputs]):
+    """Scores, decides, removes.
+
+    Attributes:
+        factory: Makes the model.
+        source: The data.
+        task: Name of the task.
+        prune: What to remove.
+        channel_alignment: Widths that pay on the target are multiples of this.
+        seed: Seed of what the factory draws.
+        threads: torch threads.
+    """
+
+    name = "prune"
+    version = 1
+    consumes = PruneInputs
+    produces = TorchModel
+    tools: ClassVar[tuple[str, ...]] = ("torch", "numpy")
+
+    factory: FactoryRef
+    source: DataSource
+    task: str
+    prune: PruneSection
+    channel_alignment: int
+    seed: int
+    threads: int
+
+    def run(self, src: PruneInputs, out: Path, context: Context) -> Mapping[str, Any]:
+        """Writes the small `TorchModel`; returns channel widths before and after, and what stayed whole and why."""
+        from pipeline.pruning import L2Norm, apply_decisions, choose_by_ratio, find_groups, mask_decisions
+        from pipeline.torchmodel import load_model, save_model
+        from pipeline.training import predict
+
+        dense, specs, _ = load_model(src.model, self.factory, self.seed)
+        context.progress(0.3, "finding channels that live and die together")
+        graph = find_groups(dense)
+        criterion = L2Norm()
+        scores = {group.name: criterion.score(dense, group) for group in graph.groups}
+        decisions = choose_by_ratio(
+            graph,
+            scores,
+            ratio=self.prune.ratio,
+            alignment=self.channel_alignment,
+            protect=self.prune.protect,
+            scope=self.prune.scope,
+        )
+        context.progress(0.6, "removing channels")
+        small = apply_decisions(dense, decisions)
+        data = context.load_data(self.source, src.data)
+        split = data["validation"].bound(tuple(spec.name for spec in specs))
+        _check_promise(small, mask_decisions(dense, decisions), split.take(slice(0, 8)))
+        outputs = predict(small, split, threads=self.threads)
+        reference = predict(dense, split, threads=self.threads)
+        save_model(out, small, specs, decisions)
+        return {
+            "accuracy": TASKS[self.task].score(outputs, split.labels, reference),
+            **size_of(small, specs),
+            "widths": _widths(graph, decisions),
+            "frozen": [{"operator": f.operator, "module": f.module, "reason": f.reason, "units": f.units} for f in graph.frozen],
+        }
+
+
+def _check_promise(small: GraphModule, masked: GraphModule, split: Any) -> None:
+    """The small net equals the dense net with the removed channels' consumers at zero, on real samples."""
+    import numpy as np
+
+    from pipeline.training import predict
+
+    for found, wanted in zip(predict(small, split, threads=1), predict(masked, split, threads=1), strict=True):
+        worst = float(np.abs(found - wanted).max())
+        scale = max(1e-6, float(np.abs(wanted).max()))
+        if not worst <= 1e-3 * scale:
+            raise AssertionError(f"the pruned net differs from the masked dense net by {worst:.3g} on outputs up to {scale:.3g}")
+
+
+def _widths(graph: Any, decisions: Any) -> list[dict[str, Any]]:
+    kept = decisions.kept_units(graph)
+    rows = [{"group": group.name, "before": group.size, "after": int(kept[group.name])} for group in graph.groups]
+    if not any(row["before"] != row["after"] for row in rows):
+        raise InputError("pruning removed nothing", "no group could lose a channel at this alignment", "raise prune.ratio, or unprotect layers")
+    return rows
+
+
+__all__ = ["InputSpec", "PruneInputs", "PruneStage"]

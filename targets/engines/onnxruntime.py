@@ -1,0 +1,217 @@
+"""The ONNX Runtime engine: optimises offline for the target's CPU, fixes all options, opens what was built."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
+
+from targets import machine
+from targets.engines.base import Array, Availability, Engine, EngineBuild, Inspection, Runner, ports
+from targets.errors import Fault, InputError
+from targets.files import sha256_file, write_atomic
+from targets.ondevice import session as ondevice_session
+from targets.ondevice.failure import Failure
+from targets.ondevice_errors import from_failure
+from targets.onnxfile import io_of, open_onnx
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import onnx
+
+    from targets.profile import Precision, TargetProfile
+
+_ENGINE_FILE: Final = "engine.onnx"
+_KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+_MINIMUM: Final = (1, 24)
+SCOPE_HERE: Final = "as it runs on this class of CPU"
+SCOPE_HOST: Final = "as optimised on the build host; the target's own runtime optimises again when it loads the engine"
+
+
+@final
+class OnnxRuntimeEngine(Engine):
+    """Builds and runs engines of ONNX Runtime's CPU provider.
+
+    Where this machine computes as the target does, the graph is optimised to the end offline and opened without
+    further optimisation: what was inspected is what runs. For another CPU only the optimisations that hold on every
+    CPU are done, and the device finishes them when it loads: the last level chooses memory layouts by CPU (blocks of
+    16 channels with AVX-512, 8 with AVX2), so a layout made for one CPU is wrong on the other.
+    """
+
+    name = "onnxruntime"
+
+    def available(self) -> Availability:
+        """Whether a recent onnxruntime is installed."""
+        try:
+            runtime = ondevice_session.import_runtime()
+        except Failure as failure:
+            return Availability(ok=False, why=failure.why, fix="pip install onnxruntime")
+        version = str(runtime.__version__)
+        if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM:
+            return Availability(ok=False, why=f"onnxruntime {version} is too old", fix="pip install -U onnxruntime")
+        return Availability(ok=True, why=f"onnxruntime {version}")
+
+    def _check(self, model: Path, profile: TargetProfile) -> list[Fault]:
+        proto = open_onnx(model)
+        io = io_of(proto)
+        faults = [
+            Fault(
+                where=f"node {node.name or node.op_type!r}",
+                what=f"operator {node.domain}.{node.op_type} is not part of ONNX Runtime",
+                fix="express it with standard ONNX operators",
+            )
+            for node in proto.graph.node
+            if node.domain not in _KNOWN_DOMAINS
+        ]
+        faults += [
+            Fault(
+                where=f"input {spec['name']!r}",
+                what=f"axis {axis} has no fixed size ({size!r})",
+                fix="export the model with a free batch axis only",
+            )
+            for spec in io["inputs"]
+            for axis, size in enumerate(spec["shape"])
+            if axis and not isinstance(size, int)
+        ]
+        if not proto.graph.node or not io["outputs"]:
+            faults.append(Fault(where=model.name, what="the graph is empty", fix="export the model again"))
+        if is_tuned_here(profile):
+            runtime = ondevice_session.import_runtime()
+            faults += [
+                Fault(
+                    where="engine.providers",
+                    what=f"this onnxruntime has no {provider!r}",
+                    fix=f"use one of {', '.join(runtime.get_available_providers())}",
+                )
+                for provider in profile.engine.providers
+                if provider not in runtime.get_available_providers()
+            ]
+        return faults
+
+    def _build(self, model: Path, profile: TargetProfile, out: Path, precision: Precision) -> EngineBuild:
+        proto = open_onnx(model)
+        here = is_tuned_here(profile)
+        optimised = optimise(proto, _options(profile, "all" if here else "basic"))
+        write_atomic(out / _ENGINE_FILE, optimised.SerializeToString(deterministic=True))
+        io = io_of(proto)
+        return EngineBuild(
+            folder=out,
+            engine=self.name,
+            file=_ENGINE_FILE,
+            runtime="onnxruntime",
+            runtime_version=str(ondevice_session.import_runtime().__version__),
+            precision=precision,
+            options=_options(profile, "disabled" if here else "all"),
+            inputs=ports([dict(item) for item in io["inputs"]]),
+            outputs=ports([dict(item) for item in io["outputs"]]),
+            sha256=sha256_file(out / _ENGINE_FILE),
+        )
+
+    def _inspect(self, build: EngineBuild) -> Inspection:
+        from targets.engines.onnxruntime_inspect import inspect_optimised
+
+        proto = open_engine_file(build.folder / build.file)
+        if build.options["optimization"] == "disabled":
+            return inspect_optimised(proto, build, SCOPE_HERE)
+        return inspect_optimised(optimise(proto, build.options), build, SCOPE_HOST)
+
+    def _open(self, build: EngineBuild) -> Runner:
+        return _OrtRunner(build)
+
+
+@final
+class _OrtRunner(Runner):
+    def __init__(self, build: EngineBuild) -> None:
+        super().__init__(build)
+        try:
+            spec = ondevice_session.read_spec(build.folder)
+            self._session: Any = ondevice_session.open_session(build.folder, spec)
+        except Failure as failure:
+            raise from_failure(failure) from failure
+        self._names = [port.name for port in build.outputs]
+
+    def _infer(self, feed: Mapping[str, Array]) -> Mapping[str, Array]:
+        from targets.errors import DeviceError
+
+        try:
+            return dict(zip(self._names, self._session.run(self._names, dict(feed)), strict=True))
+        except ondevice_session.runtime_errors() as error:
+            raise DeviceError(
+                "the engine failed on this batch",
+                " ".join(str(error).split())[:500],
+                "check that the samples are what the model was exported for",
+            ) from error
+
+    def close(self) -> None:
+        self._session = None
+
+
+def is_tuned_here(profile: TargetProfile) -> bool:
+    """Whether the runtime on this machine chooses the same layouts and kernels as on the target."""
+    hardware = profile.hardware
+    return machine.provides(hardware.arch, hardware.isa) and (
+        ("avx512f" in hardware.isa) == ("avx512f" in machine.cpu_features())
+    )
+
+
+def optimise(proto: onnx.ModelProto, options: Mapping[str, object]) -> onnx.ModelProto:
+    """The graph after ONNX Runtime's optimiser, stripped of names of tools, texts and unused operator sets.
+
+    Raises:
+        InputError: The runtime refuses the model.
+    """
+    runtime = ondevice_session.import_runtime()
+    settings = ondevice_session.session_options(runtime, options)
+    with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
+        path = Path(folder) / "optimised.onnx"
+        settings.optimized_model_filepath = str(path)
+        try:
+            runtime.InferenceSession(proto.SerializeToString(), settings, providers=options["providers"])
+        except ondevice_session.runtime_errors() as error:
+            raise InputError(
+                f"onnxruntime {runtime.__version__} cannot build the model",
+                " ".join(str(error).split())[:500],
+                "check the node it names; `edgepress export` writes models that it accepts",
+            ) from error
+        return _canonical(open_engine_file(path))
+
+
+def open_engine_file(path: Path) -> onnx.ModelProto:
+    """An optimised graph that this process or an earlier build wrote (its inner domains are no ONNX operator sets)."""
+    import onnx
+
+    return onnx.load(str(path), load_external_data=False)
+
+
+def _canonical(proto: onnx.ModelProto) -> onnx.ModelProto:
+    used = {node.domain for node in proto.graph.node} | {""}
+    kept = sorted((item.domain, item.version) for item in proto.opset_import if item.domain in used)
+    del proto.opset_import[:]
+    for domain, version in kept:
+        proto.opset_import.add(domain=domain, version=version)
+    for field in ("producer_name", "producer_version", "domain", "doc_string", "metadata_props"):
+        proto.ClearField(field)
+    graph = proto.graph
+    for item in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
+    ordered = sorted(graph.initializer, key=lambda tensor: tensor.name)
+    del graph.initializer[:]
+    graph.initializer.extend(ordered)
+    shapes = sorted(graph.value_info, key=lambda value: value.name)
+    del graph.value_info[:]
+    graph.value_info.extend(shapes)
+    return proto
+
+
+def _options(profile: TargetProfile, optimization: str) -> dict[str, object]:
+    options = profile.engine
+    return {
+        "providers": list(options.providers),
+        "threads": options.threads,
+        "allow_spinning": options.allow_spinning,
+        "memory_pattern": options.memory_pattern,
+        "denormal_as_zero": options.denormal_as_zero,
+        "optimization": optimization,
+    }

@@ -1,0 +1,297 @@
+"""The only way to open an ONNX file: size, shape of the file, containment and sanity are checked before it is used."""
+
+from __future__ import annotations
+
+import math
+import stat
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Final, TypedDict
+
+from targets.errors import InputError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import onnx
+
+MAX_FILE_BYTES: Final = 2 * 1024**3
+MAX_NODES: Final = 1_000_000
+MAX_ELEMENTS: Final = 2 * 1024**3
+OPSETS: Final = range(11, 24)
+
+_LFS_HEADER: Final = b"version https://git-lfs"
+
+
+class TensorSpec(TypedDict):
+    """One input or output: ``dtype`` is numpy's name, a free dimension is a name."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+class ModelIo(TypedDict):
+    """What a model takes and gives, as ``io.json`` says it."""
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+
+def open_onnx(
+    path: Path, *, max_bytes: int = MAX_FILE_BYTES, max_nodes: int = MAX_NODES, max_elements: int = MAX_ELEMENTS
+) -> onnx.ModelProto:
+    """The model in ``path``, external data loaded.
+
+    Args:
+        path: An ``.onnx`` file.
+        max_bytes: Limit for the file and its external data together.
+        max_nodes: Limit for the nodes of the graph, its subgraphs and functions.
+        max_elements: Limit for the elements of one tensor.
+
+    Raises:
+        InputError: Missing, empty, truncated, no ONNX model, too large, wrong opset, or NaN or Inf in a tensor.
+        RefusedError: External data outside the model's folder, behind a link, or past the end of its file.
+    """
+    model = _parse(path, _read(path, max_bytes))
+    _check_opset(path, model)
+    graphs = _graphs(model)
+    nodes = sum(len(nodes) for nodes in graphs)
+    if nodes > max_nodes:
+        raise InputError(f"{path.name} has {nodes} nodes", f"the limit is {max_nodes}", "use a smaller model")
+    tensors = [*_tensors(model)]
+    for tensor in tensors:
+        _check_size(path, tensor, max_elements)
+    _load_external(path, tensors, max_bytes - path.stat().st_size)
+    for tensor in tensors:
+        _check_values(path, tensor)
+    return model
+
+
+def io_of(model: onnx.ModelProto) -> ModelIo:
+    """Inputs and outputs of the model; initializers that older files also list as inputs are left out."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return ModelIo(
+        inputs=[_spec(value) for value in model.graph.input if value.name not in constants],
+        outputs=[_spec(value) for value in model.graph.output],
+    )
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    import onnx
+
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        raise InputError(
+            f"model input or output {value.name!r} is a {str(kind).removesuffix('_type')}",
+            "only dense tensors can be fed and compared",
+            "export the model so that it takes and gives tensors",
+        )
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        raise InputError(
+            f"model input or output {value.name!r} has no shape",
+            "its number of dimensions must be known before any sample is run",
+            "export again with shapes, or run onnx.shape_inference on the file",
+        )
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    shape = [_dimension(value.name, axis, dim) for axis, dim in enumerate(tensor.shape.dim)]
+    return TensorSpec(name=value.name, dtype=dtype, shape=shape)
+
+
+def _dimension(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int | str:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    return dim.dim_param or ("batch" if axis == 0 else f"{name}_{axis}")
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    again = "give the path of an .onnx file"
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}", "the model cannot be read", again) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read", str(error.strerror), again) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path} is not a file", "a folder, device or pipe holds no model", again)
+    if found.st_size == 0:
+        raise InputError(f"{path.name} is empty (0 bytes)", "it holds no model", "export or download it again")
+    if found.st_size > max_bytes:
+        raise InputError(
+            f"{path.name} has {found.st_size} bytes", f"the limit is {max_bytes}", "keep weights in external data"
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read", str(error.strerror), "check the file's permissions") from error
+    if data.startswith(_LFS_HEADER):
+        raise InputError(
+            f"{path.name} is a Git LFS pointer ({len(data)} bytes), not a model",
+            "the large file itself was never downloaded",
+            "run `git lfs pull` in its repository",
+        )
+    if data[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise InputError(
+            f"{path.name} is an HTML page, not a model",
+            "a download usually saves a login or error page this way",
+            "download the raw file again",
+        )
+    return data
+
+
+def _parse(path: Path, data: bytes) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise InputError(
+            f"{path.name} ({len(data)} bytes) is no readable ONNX model",
+            "it is truncated, nested too deeply, or of another format",
+            "export or download it again and compare its size or checksum",
+        ) from error
+    if not model.HasField("graph") or not model.graph.node:
+        raise InputError(f"{path.name} holds no graph", "an ONNX model has at least one node", "export it again")
+    return model
+
+
+def _check_opset(path: Path, model: onnx.ModelProto) -> None:
+    versions = [opset.version for opset in model.opset_import if opset.domain in {"", "ai.onnx"}]
+    if len(versions) != 1 or versions[0] not in OPSETS:
+        raise InputError(
+            f"{path.name} has opset {versions[0] if versions else 'none'}",
+            f"opsets {OPSETS[0]} to {OPSETS[-1]} are supported",
+            "export it again with such an opset, or use onnx.version_converter",
+        )
+
+
+def _graphs(model: onnx.ModelProto) -> list[list[onnx.NodeProto]]:
+    """The node lists of the graph, of every subgraph and of every function."""
+    return [[*nodes] for nodes, _ in _walk(model)]
+
+
+def _walk(model: onnx.ModelProto) -> Iterator[tuple[Iterable[onnx.NodeProto], onnx.GraphProto | None]]:
+    todo: list[tuple[Iterable[onnx.NodeProto], onnx.GraphProto | None]] = [(model.graph.node, model.graph)]
+    todo += [(function.node, None) for function in model.functions]
+    while todo:
+        nodes, graph = todo.pop()
+        yield nodes, graph
+        for node in nodes:
+            for attribute in node.attribute:
+                inner = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+                todo += [(subgraph.node, subgraph) for subgraph in inner]
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor stored in the model: dense and sparse initializers and attributes, subgraphs included."""
+    for nodes, graph in _walk(model):
+        sparse = [*graph.sparse_initializer] if graph is not None else []
+        if graph is not None:
+            yield from graph.initializer
+        for node in nodes:
+            for attribute in node.attribute:
+                yield from attribute.tensors
+                if attribute.HasField("t"):
+                    yield attribute.t
+                sparse += [*attribute.sparse_tensors]
+                if attribute.HasField("sparse_tensor"):
+                    sparse.append(attribute.sparse_tensor)
+        for tensor in sparse:
+            yield tensor.values
+            yield tensor.indices
+
+
+def _check_size(path: Path, tensor: onnx.TensorProto, max_elements: int) -> None:
+    dims = [int(dim) for dim in tensor.dims]
+    if any(dim < 0 for dim in dims) or math.prod(dims) > max_elements:
+        raise InputError(
+            f"tensor {tensor.name!r} of {path.name} has shape {dims}",
+            f"no dimension may be negative, and {max_elements} elements are the limit",
+            "export the model again",
+        )
+
+
+def _load_external(path: Path, tensors: list[onnx.TensorProto], budget_bytes: int) -> None:
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    left = budget_bytes
+    for tensor in (tensor for tensor in tensors if uses_external_data(tensor)):
+        facts = {entry.key: entry.value for entry in tensor.external_data}
+        file = _contained(path, tensor.name, facts.get("location", ""))
+        offset, length = _slice(path, tensor.name, facts, file.stat().st_size)
+        left -= length
+        if left < 0:
+            raise InputError(
+                f"the external data of {path.name} are too large",
+                f"{budget_bytes} bytes are the limit, reached at tensor {tensor.name!r}",
+                "use a smaller model",
+            )
+        with file.open("rb") as stream:
+            stream.seek(offset)
+            tensor.raw_data = stream.read(length)
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _contained(path: Path, name: str, location: str) -> Path:
+    """The file of an external tensor: below the model's folder, regular, and reached through no link."""
+    parts = PurePosixPath(location).parts
+    outside = PurePosixPath(location).is_absolute() or ".." in parts or bool(PureWindowsPath(location).drive)
+    if not parts or outside or "\\" in location or "\0" in location:
+        raise _refused(path, name, location, "external data must lie in the model's own folder")
+    file = path.parent
+    for part in parts:
+        file /= part
+        if file.is_symlink():
+            raise _refused(path, name, location, f"{part!r} is a symbolic link")
+    if not file.is_file():
+        raise _refused(path, name, location, "there is no such regular file beside the model")
+    return file
+
+
+def _slice(path: Path, name: str, facts: dict[str, str], size: int) -> tuple[int, int]:
+    location = facts["location"]
+    try:
+        offset = int(facts.get("offset", "0"))
+        length = int(facts.get("length", str(size - offset)))
+    except ValueError:
+        raise _refused(path, name, location, "its offset or length is no number") from None
+    if offset < 0 or length < 0 or offset + length > size:
+        raise _refused(path, name, location, f"bytes {offset} to {offset + length} of a file of {size} bytes")
+    return offset, length
+
+
+def _refused(path: Path, name: str, location: str, why: str) -> RefusedError:
+    return RefusedError(
+        f"tensor {name!r} of {path.name} points to external data {location!r}",
+        why,
+        "put the data file into the model's folder, or export the model again as one file",
+    )
+
+
+def _check_values(path: Path, tensor: onnx.TensorProto) -> None:
+    import numpy as np
+    import onnx
+
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    try:
+        array = onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"tensor {tensor.name!r} of {path.name} cannot be read",
+            f"its data do not fit its shape {[*tensor.dims]} and type {tensor.data_type}",
+            "export the model again",
+        ) from error
+    if tensor.data_type not in floats:
+        return
+    bad = ~np.isfinite(array.astype(np.float32) if tensor.data_type == onnx.TensorProto.BFLOAT16 else array)
+    if count := int(bad.sum()):
+        first = [int(axis) for axis in np.argwhere(bad)[0]]
+        raise InputError(
+            f"weight {tensor.name!r} of {path.name} has {count} NaN or Inf (first at {first})",
+            "such a model computes nothing useful and cannot be quantised",
+            "find the training step that produced them and export again",
+        )

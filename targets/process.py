@@ -1,0 +1,307 @@
+"""Limited child processes: everything risky runs in one, with limits on time, memory and files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from targets.child import LIMIT_FAILED, NOT_STARTED, UNLIMITED
+from targets.errors import EnvironmentFailure, error_from_json
+from targets.files import disk_guard, megabytes, remove_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_log = logging.getLogger(__name__)
+
+_SUPERVISOR: Final = Path(__file__).with_name("child.py")
+_REPORT_WORDS: Final = 2
+_GRACE_S: Final = 1.0
+_CHUNK_BYTES: Final = 1 << 16
+_MAX_RESPONSE_BYTES: Final = 256 << 20
+_STDOUT_LIMIT_BYTES: Final = 16 << 20
+_NO_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType({})
+_INHERITED: Final = (
+    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ",
+    "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES",
+)  # fmt: skip
+_NO_MEMORY: Final = (
+    b"MemoryError", b"bad_alloc", b"bad allocation", b"Cannot allocate memory", b"Failed to allocate memory",
+    b"can't allocate memory", b"CUDA out of memory",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a child may use.
+
+    Attributes:
+        timeout_s: Wall-clock time.
+        memory_bytes: Address space (RLIMIT_AS) of each process in it; None for no limit.
+        file_bytes: Size of each file it writes (RLIMIT_FSIZE); None for no limit.
+    """
+
+    timeout_s: float
+    memory_bytes: int | None = None
+    file_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildResult:
+    """How a child ended.
+
+    Attributes:
+        returncode: Its exit status; minus the signal number when a signal ended it.
+        stdout: All it wrote there.
+        stderr: All it wrote there.
+        wall_s: From start to end, the start of the supervisor (about 20 ms) included.
+        peak_rss_bytes: Its largest resident memory, children it waited for included.
+    """
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+    wall_s: float
+    peak_rss_bytes: int
+
+
+def run_limited(
+    argv: Sequence[str],
+    *,
+    limits: Limits,
+    what: str,
+    cwd: Path | None = None,
+    env: Mapping[str, str] = _NO_ENVIRONMENT,
+    stdout_limit_bytes: int = _STDOUT_LIMIT_BYTES,
+) -> ChildResult:
+    """Runs a program in a session and process group of its own and waits for it.
+
+    It has no standard input, a small allowed part of our environment plus ``env``, and private empty folders as home,
+    TMPDIR and (unless ``cwd`` is given) working folder, removed at the end. When it ends, or time is up, or an
+    exception (Ctrl-C too) comes here, its whole group is ended; when we die, the kernel kills it.
+
+    Args:
+        argv: Program (found on PATH) and arguments.
+        limits: What it may use.
+        what: What it does, as a noun, for messages: ``calibration of 'model.onnx'``.
+        cwd: Working folder.
+        env: Variables it gets on top of the allowed ones.
+        stdout_limit_bytes: The most it may write to each of stdout and stderr.
+
+    Raises:
+        EnvironmentFailure: Out of time, out of memory, too much output, a too large file, or it cannot be started.
+            Any other exit status is the caller's to judge.
+    """
+    with _private_folder() as folder:
+        return _run(argv, limits, what, cwd, env, stdout_limit_bytes, folder)
+
+
+def call_limited(function: str, request: Mapping[str, object], *, limits: Limits, what: str) -> dict[str, object]:
+    """Calls ``package.module:function`` (dict in, dict out) in a limited child; JSON files carry both ways.
+
+    The child is Python with ``-I``: neither the working folder nor PYTHONPATH is searched for modules.
+
+    Raises:
+        EdgepressError: As raised by the function, or EnvironmentFailure as by `run_limited`.
+        RuntimeError: The function failed in any other way, which is our own bug; holds the child's traceback.
+    """
+    with _private_folder() as folder:
+        source, answer = folder / "request.json", folder / "response.json"
+        with disk_guard(f"writing the request for {what}", path=folder):
+            source.write_text(json.dumps(dict(request), allow_nan=False), encoding="utf-8")
+        argv = [sys.executable, "-I", "-m", "targets.child", "call", function, str(source), str(answer)]
+        result = _run(argv, limits, what, None, _NO_ENVIRONMENT, _STDOUT_LIMIT_BYTES, folder)
+        stderr = result.stderr.decode(errors="replace")
+        _log.debug("%s: exit %d, stderr: %s", what, result.returncode, stderr)
+        if result.returncode != 0 or not answer.is_file():
+            raise RuntimeError(f"{what} ended with exit status {result.returncode} in {function}\n{stderr}")
+        return _read_answer(answer, function)
+
+
+def _read_answer(path: Path, function: str) -> dict[str, object]:
+    if path.stat().st_size > _MAX_RESPONSE_BYTES:
+        raise RuntimeError(f"{function} answered with over {megabytes(_MAX_RESPONSE_BYTES)}; large results go to files")
+    answer = json.loads(path.read_bytes())
+    if "error" in answer:
+        raise error_from_json(answer["error"])
+    result = answer["result"]
+    if not isinstance(result, dict):
+        raise TypeError(f"{function} must return a dict, not {type(result).__name__}")
+    return result
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    import tempfile  # heavy: only those who start a child pay for it
+
+    with disk_guard("making a private folder for a child process"):
+        folder = Path(tempfile.mkdtemp(prefix="edgepress-"))
+        for name in ("cwd", "home", "tmp"):
+            (folder / name).mkdir()
+    try:
+        yield folder
+    finally:
+        with disk_guard(f"removing the private folder {folder}"):
+            remove_tree(folder)
+
+
+def _environment(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
+    allowed = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    private = {"TMPDIR": str(folder / "tmp"), "HOME": str(folder / "home"), "ORT_DISABLE_TELEMETRY": "1"}
+    return {**allowed, **private, **env}
+
+
+def _run(
+    argv: Sequence[str],
+    limits: Limits,
+    what: str,
+    cwd: Path | None,
+    env: Mapping[str, str],
+    stdout_limit_bytes: int,
+    folder: Path,
+) -> ChildResult:
+    report, report_end = os.pipe()
+    argv = [
+        sys.executable, "-I", "-S", str(_SUPERVISOR), "supervise", str(report_end), str(os.getpid()),
+        str(limits.memory_bytes or UNLIMITED), str(limits.file_bytes or UNLIMITED), *argv,
+    ]  # fmt: skip
+    start_s = time.monotonic()
+    try:
+        with disk_guard(f"starting {what}"):
+            process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                cwd=cwd or folder / "cwd", env=_environment(folder, env), start_new_session=True, pass_fds=[report_end],
+            )  # fmt: skip
+        with process:
+            try:
+                stdout, stderr = _collect(process, start_s, limits, what, stdout_limit_bytes)
+            finally:
+                _end_group(process)
+        os.set_blocking(report, False)
+        ending = os.read(report, 64).split()
+    finally:
+        os.close(report)
+        os.close(report_end)
+    wall_s = time.monotonic() - start_s
+    if len(ending) != _REPORT_WORDS:
+        raise RuntimeError(f"the supervisor of {what} failed ({process.returncode})\n{stderr.decode(errors='replace')}")
+    status, peak_kb = map(int, ending)
+    result = ChildResult(
+        returncode=os.waitstatus_to_exitcode(status), stdout=stdout, stderr=stderr, wall_s=wall_s,
+        peak_rss_bytes=peak_kb * 1024,
+    )  # fmt: skip
+    _judge(result, limits, what)
+    return result
+
+
+def _collect(
+    process: subprocess.Popen[bytes], start_s: float, limits: Limits, what: str, limit_bytes: int
+) -> tuple[bytes, bytes]:
+    """Reads both outputs until the supervisor (and not whoever else holds the outputs) has ended."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    outputs = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+    ended = os.pidfd_open(process.pid)
+    try:
+        with selectors.DefaultSelector() as selector:
+            for descriptor in (ended, *outputs):
+                selector.register(descriptor, selectors.EVENT_READ)
+                os.set_blocking(descriptor, descriptor == ended)
+            while True:
+                ready = selector.select(max(start_s + limits.timeout_s - time.monotonic(), 0))
+                if not ready:
+                    raise _out_of_time(limits, what)
+                for descriptor, output in outputs.items():
+                    if _drain(descriptor, output, limit_bytes, what) and descriptor in selector.get_map():
+                        selector.unregister(descriptor)
+                if any(key.fd == ended for key, _ in ready):
+                    stdout, stderr = outputs.values()
+                    return bytes(stdout), bytes(stderr)
+    finally:
+        os.close(ended)
+
+
+def _drain(descriptor: int, output: bytearray, limit_bytes: int, what: str) -> bool:
+    """Reads what is there without waiting; True at the end of the stream."""
+    while True:
+        try:
+            data = os.read(descriptor, _CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        if not data:
+            return True
+        output += data
+        if len(output) > limit_bytes:
+            raise EnvironmentFailure(
+                f"{what} was stopped",
+                f"it wrote over {megabytes(limit_bytes)} of output, which is the limit",
+                "make it write less, or write to a file",
+            )
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Asks the group to end, gives it a second, kills what is left, and reaps the supervisor."""
+    try:
+        if not _has_ended(process.pid):
+            _signal_group(process.pid, signal.SIGTERM)
+            patience_s = time.monotonic() + _GRACE_S
+            while not _has_ended(process.pid) and time.monotonic() < patience_s:
+                time.sleep(0.01)
+    finally:
+        _signal_group(process.pid, signal.SIGKILL)  # not reaped yet, so nobody else can have this number
+        process.wait()
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, number)
+
+
+def _out_of_time(limits: Limits, what: str) -> EnvironmentFailure:
+    return EnvironmentFailure(
+        f"{what} was stopped",
+        f"it took longer than its limit of {limits.timeout_s:g} s",
+        "give it more time, give it less to do, or use a faster machine",
+    )
+
+
+def _judge(result: ChildResult, limits: Limits, what: str) -> None:
+    """Raises for an ending that is the machine's doing and not the program's."""
+    if result.returncode == 0:
+        return
+    if result.returncode == -signal.SIGKILL or any(text in result.stderr[-_CHUNK_BYTES:] for text in _NO_MEMORY):
+        limit = "" if limits.memory_bytes is None else f" of the allowed {megabytes(limits.memory_bytes)}"
+        raise EnvironmentFailure(
+            f"{what} ran out of memory",
+            f"it needed more than it could get (peak {megabytes(result.peak_rss_bytes)}{limit})",
+            "use a smaller batch or model, close other programs, or use a machine with more memory",
+        )
+    if limits.file_bytes is not None and (
+        result.returncode == -signal.SIGXFSZ or b"File too large" in result.stderr[-_CHUNK_BYTES:]
+    ):
+        raise EnvironmentFailure(
+            f"{what} was stopped",
+            f"it wrote a file of over {megabytes(limits.file_bytes)}, which is the limit",
+            "use a smaller model",
+        )
+    if result.returncode in {LIMIT_FAILED, NOT_STARTED} and result.stderr.startswith(b"cannot "):
+        raise EnvironmentFailure(
+            f"{what} could not be started",
+            result.stderr.decode(errors="replace").strip(),
+            "check that the program is installed, and the limits of this account (ulimit -a)",
+        )

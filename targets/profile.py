@@ -1,0 +1,183 @@
+"""A hardware target: one TOML file, checked, with no logic behind it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from targets import machine
+from targets.errors import EnvironmentFailure, Fault, InputError, faults_error, nearest
+from targets.faults import faults_of, read_toml
+from targets.scheme import SCHEMES, QuantScheme, scheme
+
+Arch = Literal["x86_64", "aarch64"]
+Precision = Literal["fp32", "int8"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Hardware(_Section):
+    """The machine class.
+
+    Attributes:
+        arch: Instruction set architecture, as ``uname -m`` says it.
+        isa: CPU features the engine may rely on, as /proc/cpuinfo spells them.
+        memory_mb: Memory that the engine and its runtime may use, in MiB.
+        storage_mb: Size that the bundle may have, in MiB.
+    """
+
+    arch: Arch
+    isa: tuple[str, ...] = ()
+    memory_mb: Annotated[int, Field(gt=0)] | None = None
+    storage_mb: Annotated[int, Field(gt=0)] | None = None
+
+
+class EngineOptions(_Section):
+    """How the runtime is opened on the target.
+
+    Attributes:
+        name: The engine.
+        providers: ONNX Runtime execution providers, in order of preference.
+        threads: Threads inside one operator.
+        allow_spinning: Whether idle worker threads spin (lower latency, more energy).
+        memory_pattern: Whether the runtime plans one block for all activations.
+        denormal_as_zero: Whether subnormal numbers are flushed.
+    """
+
+    name: Literal["onnxruntime"]
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    allow_spinning: bool = True
+    memory_pattern: bool = True
+    denormal_as_zero: bool = True
+
+
+class Quantization(_Section):
+    """What the target's int8 arithmetic wants.
+
+    Attributes:
+        scheme: Name of a dialect in `targets.scheme`.
+        precisions: Precisions worth building, one candidate each.
+    """
+
+    scheme: str
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
+
+
+class Pruning(_Section):
+    """What widths pay.
+
+    Attributes:
+        channel_alignment: Channel counts that fill the vector units are multiples of this.
+    """
+
+    channel_alignment: Annotated[int, Field(ge=1, le=256)] = 8
+
+
+class DeviceTemplate(_Section):
+    """How the device is reached: ``local`` is the machine that runs edgepress."""
+
+    kind: Literal["local"] = "local"
+
+
+class Detect(_Section):
+    """One row of a detecting profile: the first row whose demands this machine meets names the profile to follow."""
+
+    arch: Arch
+    isa: tuple[str, ...] = ()
+    like: str
+
+
+class TargetProfile(_Section):
+    """One hardware target.
+
+    Attributes:
+        name: The profile's name, also the folder of its results.
+        description: One line for people.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    description: str
+    hardware: Hardware
+    engine: EngineOptions
+    quantization: Quantization
+    pruning: Pruning = Pruning()
+    device: DeviceTemplate = DeviceTemplate()
+
+    @property
+    def quant_scheme(self) -> QuantScheme:
+        """The quantisation scheme the profile names."""
+        return scheme(self.quantization.scheme)
+
+
+class _DetectingProfile(_Section):
+    name: str
+    description: str
+    detect: tuple[Detect, ...]
+
+
+_BUNDLED: Final = resources.files("targets") / "profiles"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def profile_names() -> tuple[str, ...]:
+    """Names of the profiles that come with edgepress, sorted."""
+    return tuple(sorted(entry.name[:-5] for entry in _BUNDLED.iterdir() if entry.name.endswith(".toml")))
+
+
+def load_profile(target: str) -> TargetProfile:
+    """The profile named ``target``, or the one in the file ``target`` when that ends in ``.toml``.
+
+    Raises:
+        InputError: There is no such profile, or its file is not valid (all faults at once).
+        EnvironmentFailure: A detecting profile knows nothing like this machine.
+    """
+    if target.endswith(".toml"):
+        return _parse(Path(target).name, read_toml(Path(target), "the target profile"))
+    if target not in profile_names() or not _NAME.fullmatch(target):
+        raise InputError(
+            f"there is no target called {target!r}",
+            nearest(target, profile_names()),
+            "`edgepress targets list` shows all; --target also takes the path of your own profile.toml",
+        )
+    return _parse(target, tomllib.loads((_BUNDLED / f"{target}.toml").read_text(encoding="utf-8")))
+
+
+def _parse(subject: str, data: Mapping[str, Any]) -> TargetProfile:
+    try:
+        if "detect" in data:
+            detecting = _DetectingProfile.model_validate(data, strict=False)
+            found = _detect(detecting.detect)
+            return found.model_copy(
+                update={"name": detecting.name, "description": f"{detecting.description}: here like {found.name}"}
+            )
+        profile = TargetProfile.model_validate(data, strict=False)
+    except ValidationError as error:
+        raise faults_error(f"profile {subject!r}", faults_of(error, TargetProfile)) from error
+    if profile.quantization.scheme not in SCHEMES:
+        fault = Fault(
+            where="quantization.scheme",
+            what=f"{profile.quantization.scheme!r} is no known scheme",
+            fix=nearest(profile.quantization.scheme, SCHEMES),
+        )
+        raise faults_error(f"profile {subject!r}", [fault])
+    return profile
+
+
+def _detect(rows: Sequence[Detect]) -> TargetProfile:
+    for row in rows:
+        if machine.provides(row.arch, row.isa):
+            return load_profile(row.like)
+    raise EnvironmentFailure(
+        "no profile fits this machine",
+        f"it is a {machine.arch()} machine with none of the CPU features that a bundled profile needs",
+        "write a profile of your own and give its path with --target my-board.toml (see docs/targets.md)",
+    )

@@ -1,0 +1,82 @@
+"""What an engine wants from a quantised graph, as data: one `QuantScheme` per dialect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal
+
+from targets.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantScheme:
+    """One dialect of explicit Q/DQ.
+
+    Attributes:
+        name: The dialect's name, as profiles write it.
+        activation_dtype: Integer type of activations.
+        activation_symmetric: True puts the activations' zero point at 0.
+        weight_bits: 8, or 7 where the CPU's int16 accumulation saturates with 8 (AVX2 and AVX-512 without VNNI).
+        per_channel_weights: One scale per output channel.
+        bias: ``int32`` writes biases as int32 with scale s_x * s_w; ``float`` leaves them.
+        fold_relu: Drop a Relu or Clip whose effect the output's quantised range already has.
+        quantize_graph_output: Put Q/DQ on the graph output, so that the last Gemm fuses too.
+        compute_operators: Operators that are quantised for speed (their weights become int8).
+        follow_operators: Operators that run in int8 with own output range when all their inputs are quantised.
+        same_scale_operators: Operators whose output takes the scale of their input.
+    """
+
+    name: str
+    activation_dtype: Literal["uint8", "int8"]
+    activation_symmetric: bool
+    weight_bits: Literal[7, 8]
+    per_channel_weights: bool
+    bias: Literal["int32", "float"]
+    fold_relu: bool
+    quantize_graph_output: bool
+    compute_operators: frozenset[str]
+    follow_operators: frozenset[str]
+    same_scale_operators: frozenset[str]
+
+
+_ORT_X86: Final = QuantScheme(
+    name="ort-x86",
+    activation_dtype="uint8",
+    activation_symmetric=False,
+    weight_bits=8,
+    per_channel_weights=True,
+    bias="int32",
+    fold_relu=True,
+    quantize_graph_output=True,
+    compute_operators=frozenset({"Conv", "Gemm", "MatMul"}),
+    follow_operators=frozenset({"Add", "Mul", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "Concat"}),
+    same_scale_operators=frozenset(
+        {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Pad"}
+    ),
+)
+
+SCHEMES: Final[Mapping[str, QuantScheme]] = {
+    scheme.name: scheme
+    for scheme in (
+        _ORT_X86,
+        replace(_ORT_X86, name="ort-x86-avx2", weight_bits=7),
+        replace(_ORT_X86, name="ort-arm64"),
+    )
+}
+
+
+def scheme(name: str) -> QuantScheme:
+    """The scheme of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    try:
+        return SCHEMES[name]
+    except KeyError:
+        raise InputError(
+            f"no quantisation scheme is called {name!r}", "profiles may use only known dialects", nearest(name, SCHEMES)
+        ) from None

@@ -1,0 +1,150 @@
+"""The walls of the house: who imports whom, what stays light, what is never called."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("targets", "calibration", "pipeline")
+MAY_IMPORT = {"targets": {"targets"}, "calibration": {"targets", "calibration"}, "pipeline": set(PACKAGES)}
+TORCH_FREE = ("targets", "calibration")
+BANNED_CALLS = {"eval", "exec", "os.system", "pickle.load", "pickle.loads", "marshal.loads", "yaml.load", "tempfile.mktemp"}
+
+
+def _modules() -> Iterator[tuple[str, Path, ast.Module]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield package, path, ast.parse(path.read_bytes())
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_imports_run_one_way() -> None:
+    """Promise: targets <- calibration <- pipeline, never back."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for package, path, tree in _modules()
+        for name in _imports(tree)
+        if name.split(".")[0] in PACKAGES and name.split(".")[0] not in MAY_IMPORT[package]
+    ]
+    assert not wrong
+
+
+def test_only_the_command_line_imports_the_command_line() -> None:
+    """Promise: nothing below pipeline.cli knows it."""
+    wrong = [
+        str(path.relative_to(ROOT))
+        for _, path, tree in _modules()
+        if "cli" not in path.parts and any(name.startswith("pipeline.cli") for name in _imports(tree))
+    ]
+    assert not wrong
+
+
+def test_targets_and_calibration_know_no_torch() -> None:
+    """Promise: hardware and calibration work without torch."""
+    wrong = [
+        str(path.relative_to(ROOT))
+        for package, path, tree in _modules()
+        if package in TORCH_FREE and any(name.split(".")[0] == "torch" for name in _imports(tree))
+    ]
+    assert not wrong
+
+
+def test_imports_are_absolute() -> None:
+    """Promise: a module is found by one name; only the program that travels, whose package has two, is relative."""
+    wrong = [
+        str(path.relative_to(ROOT))
+        for _, path, tree in _modules()
+        if "ondevice" not in path.parts
+        and any(isinstance(node, ast.ImportFrom) and node.level > 0 for node in ast.walk(tree))
+    ]
+    assert not wrong
+
+
+def test_dangerous_calls_are_absent() -> None:
+    """Promise: no shell, no pickle, no eval anywhere in the product."""
+    wrong = []
+    for _, path, tree in _modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                shell = any(k.arg == "shell" and getattr(k.value, "value", False) is not False for k in node.keywords)
+                if shell or ast.unparse(node.func) in BANNED_CALLS:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node.func)}")
+    assert not wrong
+
+
+def test_prints_live_in_the_command_line_and_the_device_program() -> None:
+    """Promise: below the command line, progress is events."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for _, path, tree in _modules()
+        if "cli" not in path.parts and "ondevice" not in path.parts
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_imports_nothing_heavy(argument: str) -> None:
+    """Promise: `edgepress --help` imports neither torch nor onnxruntime, numpy, onnx or matplotlib."""
+    program = (
+        "import sys\n"
+        "from pipeline.cli.main import cli\n"
+        f"cli.main(['{argument}'], standalone_mode=False)\n"
+        "heavy = {'torch', 'onnxruntime', 'numpy', 'onnx', 'matplotlib', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_keep_house_size() -> None:
+    """Promise: no module grows beyond 400 lines."""
+    large = [f"{path.relative_to(ROOT)} {len(path.read_text().splitlines())}" for _, path, _ in _modules() if len(path.read_text().splitlines()) > 400]
+    assert not large
+
+
+def test_modules_say_their_responsibility() -> None:
+    """Promise: the first line of every module says what it is for."""
+    silent = [str(path.relative_to(ROOT)) for _, path, tree in _modules() if not ast.get_docstring(tree)]
+    assert not silent
+
+
+def test_tests_state_their_promise() -> None:
+    """Promise: every test says in a docstring what it holds."""
+    silent = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node):
+                silent.append(f"{path.relative_to(ROOT)}:{node.name}")
+    assert not silent
+
+
+def test_packages_are_ours() -> None:
+    """Promise: `pipeline` is this project's package; something else of that name on sys.path would shadow it."""
+    import pipeline
+
+    assert Path(str(pipeline.__file__)).resolve().parent in {ROOT / "pipeline", *(Path(p) / "pipeline" for p in sys.path)}
+
+
+def test_committed_text_names_no_machine() -> None:
+    """Promise: no path of a build machine in code or docs."""
+    names = ("/" + "work/", "/" + "root/")
+    wrong = []
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *(p for _, p, _ in _modules())]:
+        text = path.read_text(encoding="utf-8")
+        wrong += [f"{path.relative_to(ROOT)}: {name}" for name in names if name in text]
+    assert not wrong

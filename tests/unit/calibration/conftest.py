@@ -1,0 +1,89 @@
+"""Small ONNX models for the calibration tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+FLOAT = TensorProto.FLOAT
+
+
+def build(nodes, constants, *, inputs=None, outputs=None, opset=20) -> onnx.ModelProto:
+    """A checked model; inputs default to x (batch, 3, 8, 8), outputs to y (batch, 10)."""
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info(n, FLOAT, s) for n, s in (inputs or {"x": ["batch", 3, 8, 8]}).items()],
+        [helper.make_tensor_value_info(n, FLOAT, s) for n, s in (outputs or {"y": ["batch", 10]}).items()],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def residual_parts(seed: int = 0):
+    """Nodes and constants of a residual net with a padded shortcut, like a CIFAR ResNet."""
+    rng = np.random.default_rng(seed)
+
+    def kernel(out, inner, size):
+        return (rng.standard_normal((out, inner, size, size)) / np.sqrt(inner * size * size)).astype(np.float32)
+
+    constants = {
+        "stem.weight": kernel(8, 3, 3),
+        "stem.bias": rng.standard_normal(8).astype(np.float32) * 0.1,
+        "block.conv1.weight": kernel(16, 8, 3),
+        "block.conv1.bias": rng.standard_normal(16).astype(np.float32) * 0.1,
+        "block.conv2.weight": kernel(16, 16, 3),
+        "block.conv2.bias": rng.standard_normal(16).astype(np.float32) * 0.1,
+        "head.weight": rng.standard_normal((10, 16)).astype(np.float32) * 0.3,
+        "head.bias": rng.standard_normal(10).astype(np.float32) * 0.1,
+        "starts": np.array([0, 0], np.int64),
+        "ends": np.array([2**60, 2**60], np.int64),
+        "axes": np.array([2, 3], np.int64),
+        "steps": np.array([2, 2], np.int64),
+        "pads": np.array([0, 4, 0, 0, 0, 4, 0, 0], np.int64),
+        "shape": np.array([-1, 16], np.int64),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "stem.weight", "stem.bias"], ["a"], "stem", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node(
+            "Conv",
+            ["b", "block.conv1.weight", "block.conv1.bias"],
+            ["c"],
+            "conv1",
+            pads=[1, 1, 1, 1],
+            strides=[2, 2],
+        ),
+        helper.make_node("Clip", ["c", "zero", "six"], ["d"], "clip"),
+        helper.make_node("Conv", ["d", "block.conv2.weight", "block.conv2.bias"], ["e"], "conv2", pads=[1, 1, 1, 1]),
+        helper.make_node("Slice", ["b", "starts", "ends", "axes", "steps"], ["f"], "slice"),
+        helper.make_node("Pad", ["f", "pads"], ["g"], "pad"),
+        helper.make_node("Add", ["e", "g"], ["h"], "add"),
+        helper.make_node("Relu", ["h"], ["i"], "relu_out"),
+        helper.make_node("ReduceMean", ["i", "axes"], ["j"], "mean", keepdims=1),
+        helper.make_node("Reshape", ["j", "shape"], ["k"], "reshape"),
+        helper.make_node("Gemm", ["k", "head.weight", "head.bias"], ["y"], "head", transB=1),
+    ]
+    constants |= {"zero": np.float32(0.0), "six": np.float32(6.0)}
+    return nodes, constants
+
+
+@pytest.fixture
+def residual(tmp_path: Path) -> Path:
+    """The residual net on disk."""
+    nodes, constants = residual_parts()
+    path = tmp_path / "net.onnx"
+    path.write_bytes(build(nodes, constants).SerializeToString())
+    return path
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """Sixty samples for it."""
+    return np.random.default_rng(1).standard_normal((60, 3, 8, 8)).astype(np.float32)

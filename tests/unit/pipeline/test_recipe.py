@@ -1,0 +1,134 @@
+"""Recipes: every fault at once, named where it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.recipe import load_recipe, recipe_schema
+from targets.errors import InputError, UsageError
+
+GOOD = """
+task = "classification"
+[model]
+factory = "net.py:net"
+[data]
+factory = "data.py:data"
+[train]
+epochs = 1
+"""
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def _error(folder: Path, text: str) -> InputError:
+    with pytest.raises(InputError) as caught:
+        load_recipe(_write(folder, text))
+    assert caught.value.exit_code == 3
+    return caught.value
+
+
+def test_defaults_need_only_model_data_and_task(tmp_path: Path) -> None:
+    """Promise: everything else has a sensible default, and the name is the folder's."""
+    recipe = load_recipe(_write(tmp_path, GOOD))
+    assert recipe.name == tmp_path.name
+    assert recipe.targets == ["host"]
+    assert recipe.benchmark.budget_s == 60
+    assert recipe.prune is None
+
+
+def test_a_folder_stands_for_its_recipe(tmp_path: Path) -> None:
+    """Promise: a folder with a recipe.toml may be given in its place."""
+    _write(tmp_path, GOOD)
+    assert load_recipe(tmp_path) == load_recipe(tmp_path / "recipe.toml")
+
+
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
+    """Promise: unknown key, wrong type and value out of range come in one error, each with its dotted path."""
+    error = _error(tmp_path, GOOD.replace("epochs = 1", 'epochs = "many"') + "[prune]\nratio = 1.5\nratoi = 1\n")
+    assert {fault.where for fault in error.faults} == {"train.epochs", "prune.ratio", "prune.ratoi"}
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    """Promise: a misspelt key is answered with the key that exists."""
+    error = _error(tmp_path, GOOD + "[prune]\nratio = 0.5\nprotcet = []\n")
+    assert error.why.startswith("prune.protcet")
+    assert "'protect'" in error.fix
+    assert len(str(error).splitlines()) == 3
+
+
+def test_a_wrong_choice_lists_what_is_allowed(tmp_path: Path) -> None:
+    """Promise: a value outside a choice is answered with the choices."""
+    error = _error(tmp_path, GOOD.replace('"classification"', '"classify"'))
+    assert "'classification'" in error.fix
+    assert "'classify'" in error.why
+
+
+def test_text_that_is_not_toml_names_the_line(tmp_path: Path) -> None:
+    """Promise: a syntax error names its line."""
+    assert "line 1" in _error(tmp_path, "task = = 1").why
+
+
+def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
+    """Promise: a recipe that is not there is the user's fault, not a traceback."""
+    with pytest.raises(InputError, match="cannot read"):
+        load_recipe(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('task="classification"\n[model]\nonnx="n.onnx"\n[data]\nnpz="d.npz"\n[prune]\nratio=0.5', "prune"),
+        ('task="classification"\n[model]\nonnx="n.onnx"\n[data]\nnpz="d.npz"\n[distill]\nepochs=1', "distill"),
+        ('task="classification"\n[model]\nfactory="n.py:f"\n[data]\nnpz="d.npz"', "model.weights"),
+        ('task="classification"\n[model]\nfactory="n.py:f"\nweights="w.pt"\n[train]\nepochs=1\n[data]\nnpz="d.npz"', "model.weights"),
+        ('task="classification"\n[model]\n[data]\nnpz="d.npz"', "model"),
+        ('task="classification"\n[model]\nonnx="n.onnx"\n[data]', "data"),
+        ('task="fidelity"\n[model]\nfactory="n.py:f"\n[train]\nepochs=1\n[data]\nnpz="d.npz"', "train"),
+        ('task="classification"\n[model]\nonnx="n.onnx"\n[data]\nnpz="d.npz"\nargs={a=1}', "data.args"),
+    ],
+)
+def test_sections_that_contradict_are_refused(tmp_path: Path, text: str, where: str) -> None:
+    """Promise: a recipe whose sections cannot work together is refused before anything runs, with the reason."""
+    error = _error(tmp_path, text)
+    assert where in {fault.where for fault in error.faults}
+    assert all(fault.fix for fault in error.faults)
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    """Promise: --set changes one key, in TOML syntax, bare words being strings."""
+    path = _write(tmp_path, GOOD)
+    recipe = load_recipe(path, ["train.epochs=7", "prune.ratio=0.25", "name=other", "data.files.images=/tmp/x y.npz"])
+    assert (recipe.train.epochs, recipe.prune.ratio, recipe.name) == (7, 0.25, "other")  # type: ignore[union-attr]
+    assert recipe.data.files["images"] == "/tmp/x y.npz"
+
+
+@pytest.mark.parametrize("override", ["train", "=1", ".a=1", "task.x=1"])
+def test_an_override_that_is_no_assignment_is_a_usage_error(tmp_path: Path, override: str) -> None:
+    """Promise: a malformed --set exits with 2 and says what it must look like."""
+    with pytest.raises(UsageError):
+        load_recipe(_write(tmp_path, GOOD), [override])
+
+
+def test_relative_paths_start_at_the_recipe(tmp_path: Path) -> None:
+    """Promise: a recipe means the same from any working folder."""
+    assert load_recipe(_write(tmp_path, GOOD)).resolve("a/b.npz") == tmp_path / "a/b.npz"
+
+
+def test_the_schema_describes_every_section() -> None:
+    """Promise: `edgepress schema recipe` knows every key a recipe may have, and none that it may not."""
+    properties = recipe_schema()["properties"]
+    assert {"task", "model", "data", "train", "prune", "distill", "quantize", "budget", "benchmark"} <= set(properties)
+    assert "folder" not in properties
+
+
+@pytest.mark.parametrize("example", ["digits", "cifar10"])
+def test_the_examples_are_valid(repository: Path, example: str) -> None:
+    """Promise: the recipes we ship load; the digits recipe has at most 25 lines."""
+    load_recipe(repository / "examples" / example)
+    assert len((repository / "examples/digits/recipe.toml").read_text().splitlines()) <= 25
