@@ -12,7 +12,7 @@ import numpy as np
 from calibration.collect import METHODS, collect
 from calibration.qdq import LayerPrecision, quantize_model, snr_db
 from calibration.samples import CalibrationSet
-from calibration.session import open_session
+from calibration.session import Session
 from targets.errors import InputError
 from targets.onnxfile import io_of, open_onnx
 from targets.scheme import scheme
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from calibration.session import Array
+    from calibration.table import CalibrationTable
 
 AUTO: Final = "auto"
 _HOLD_BACK_EVERY: Final = 5
@@ -36,8 +37,8 @@ def quantize_in_child(request: Mapping[str, object]) -> dict[str, object]:
             not seen (a model of fixed batch size: on all samples).
 
     Returns:
-        ``{int8_nodes, float_nodes, method, output_snr_db, snr_db_by_method, samples}``. The folder then holds
-        ``model.onnx``, ``io.json``, ``calibration.json`` and ``layers.json``.
+        ``{int8_nodes, float_nodes, method, output_snr_db, snr_db_by_method, samples, constant_tensors}``. The
+        folder then holds ``model.onnx``, ``io.json``, ``calibration.json`` and ``layers.json``.
 
     Raises:
         InputError: As `collect` and `quantize_model`.
@@ -50,11 +51,11 @@ def quantize_in_child(request: Mapping[str, object]) -> dict[str, object]:
     method = str(request["method"])
     seen, held = samples.split(_HOLD_BACK_EVERY) if method == AUTO and not fixed else (samples, samples)
     table = collect(model, seen, threads=threads, methods=tuple(METHODS) if method == AUTO else (method,))
-    wanted = _outputs(model, held, threads=threads, optimize=False)
+    wanted = _outputs(model, held, threads=threads)
     tried: dict[str, tuple[float, tuple[LayerPrecision, ...], bytes]] = {}
     for name in table.methods:
         layers = quantize_model(model, table, dialect, name, out / "model.onnx")
-        snr = output_snr_db(wanted, _outputs(out / "model.onnx", held, threads=threads, optimize=True))
+        snr = output_snr_db(wanted, _outputs(out / "model.onnx", held, threads=threads))
         tried[name] = snr, layers, (out / "model.onnx").read_bytes()
     best = max(tried, key=lambda name: tried[name][0])
     snr, layers, data = tried[best]
@@ -70,6 +71,7 @@ def quantize_in_child(request: Mapping[str, object]) -> dict[str, object]:
         "output_snr_db": snr,
         "snr_db_by_method": {name: result[0] for name, result in tried.items()},
         "samples": len(samples),
+        "constant_tensors": constant_tensors(table),
     }
 
 
@@ -89,14 +91,21 @@ def output_snr_db(reference: list[Array], other: list[Array]) -> float:
     return snr_db(exact, found)
 
 
+def constant_tensors(table: CalibrationTable) -> list[str]:
+    """Activations that had one single value over all samples: dead layers, or samples that do not reach them."""
+    ends = {name: [end for pair in ranges.values() for end in pair] for name, ranges in table.tensors.items()}
+    return sorted(name for name, values in ends.items() if min(values) == max(values))
+
+
 def _fixed_batch(model: Path) -> int | None:
     """The only batch size the model takes, None when it is free."""
     sizes = [spec["shape"][0] for spec in io_of(open_onnx(model))["inputs"] if spec["shape"]]
     return next((size for size in sizes if isinstance(size, int)), None)
 
 
-def _outputs(path: Path, samples: CalibrationSet, *, threads: int, optimize: bool) -> list[Array]:
-    session = open_session(path.read_bytes(), threads=threads, optimize=optimize)
+def _outputs(path: Path, samples: CalibrationSet, *, threads: int) -> list[Array]:
+    """Outputs with Q/DQ computed in float, so that int8 shortcuts of this machine's CPU do not sway the choice."""
+    session = Session(path.read_bytes(), threads=threads, optimize=False)
     batches = [session.run(None, batch) for batch in samples]
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from calibration.observers import Histogram, MinMax
 from calibration.prepare import constant, main_nodes, prepare, serialize
-from calibration.session import open_session
+from calibration.session import Session
 from calibration.table import CalibrationTable
 from targets.errors import InputError, nearest
 from targets.files import sha256_file
@@ -76,7 +76,7 @@ def collect(
         )
     inputs = {str(value.name) for value in model.graph.inputs}
     _expose(model.graph, [name for name in watched if name not in inputs])
-    session = open_session(serialize(model), threads=threads, optimize=False)
+    session = Session(serialize(model), threads=threads, optimize=False)
     names = [name for name in watched if name not in inputs]
     first = 0
     for batch in samples:

@@ -178,7 +178,8 @@ class Histogram(Observer):
         return float(lows[row]), float(highs[column])
 
     def _edges(self) -> NDArray[np.float64]:
-        return (np.arange(BINS + 1) - BINS // 2) * self.bin_width
+        edges: NDArray[np.float64] = (np.arange(BINS + 1, dtype=np.float64) - BINS // 2) * self.bin_width
+        return edges
 
 
 def _candidates(end: float) -> NDArray[np.float64]:

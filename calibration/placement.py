@@ -62,7 +62,7 @@ def place(graph: ir.Graph, scheme: QuantScheme) -> Placement:
         str(n.name) for n in main_nodes(graph) if n.name in int8 and n.op_type in scheme.same_scale_operators
     )
     return Placement(
-        roots=_groups(graph, moved, int8, quantised, _floors(graph, folded, caps, moved)),
+        roots=_groups(graph, moved, int8, quantised, _carried_caps(graph, caps, moved)),
         weights=weights,
         constants=frozenset(
             name
@@ -169,11 +169,9 @@ def _fold(
     return frozenset(folded), caps
 
 
-def _floors(
-    graph: ir.Graph, folded: frozenset[str], caps: Mapping[str, float], moved: frozenset[str]
-) -> dict[str, float]:
+def _carried_caps(graph: ir.Graph, caps: Mapping[str, float], moved: frozenset[str]) -> dict[str, float]:
     """Activation -> cap of the folded clamp whose values it carries, through nodes that only move them."""
-    carried = {name: cap for name, cap in caps.items() if folded}
+    carried = dict(caps)
     for node in main_nodes(graph):
         if node.name in moved and node.inputs[0] is not None and node.inputs[0].name in carried:
             carried[str(node.outputs[0].name)] = carried[node.inputs[0].name]

@@ -218,14 +218,14 @@ def _mean_to_pool(graph: ir.Graph, mean: ir.Node) -> None:
     output = mean.outputs[0]
     pool = ir.node("GlobalAveragePool", [source], name=mean.name)
     pooled = pool.outputs[0]
-    pooled.type = output.type
+    pooled.type = ir.TensorType(output.dtype or ir.DataType.FLOAT)
     graph.insert_after(mean, pool)
     result, name = pooled, str(output.name)
     if not keep:
         flat = ir.node("Flatten", [pooled], {"axis": 1}, name=f"{mean.name}__flatten")
         graph.insert_after(pool, flat)
         result = flat.outputs[0]
-        result.type = output.type
+        result.type = ir.TensorType(output.dtype or ir.DataType.FLOAT)
         pooled.name = f"{name}__pooled"
     output.replace_all_uses_with(result, replace_graph_outputs=True)
     graph.remove(mean, safe=True)

@@ -222,7 +222,7 @@ class _Editor:
         if maker is not None and maker.name in self._placement.moved:
             integers = value
             value.name = f"{name}__quantized"
-            value.dtype = self._integer_type
+            value.type = ir.TensorType(self._integer_type)
         else:
             if output:
                 value.name = f"{name}__float"
@@ -271,7 +271,7 @@ class _Editor:
         """Adds a node to the graph (order is settled at the end); its output, named."""
         self._graph.append(node)
         node.outputs[0].name = name
-        node.outputs[0].dtype = dtype
+        node.outputs[0].type = ir.TensorType(dtype)
         return node.outputs[0]
 
 

@@ -39,7 +39,7 @@ class CalibrationSet:
     def __init__(self, arrays: Mapping[str, Array], *, batch_size: int) -> None:
         if batch_size < 1:
             raise InputError(f"the batch size is {batch_size}", "a batch holds at least one sample", "use 1 or more")
-        self._arrays = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
+        self._arrays = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
         self._count = _common_count(self._arrays)
         self.batch_size = batch_size
         for name, array in self._arrays.items():

@@ -1,14 +1,14 @@
-"""Opens ONNX Runtime sessions for calibration, with telemetry off before the library is imported."""
+"""Runs ONNX models for calibration, with telemetry off before the runtime is imported and its errors translated."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.errors import InputError
+from targets.errors import EnvironmentFailure, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,16 +16,9 @@ if TYPE_CHECKING:
 Array = NDArray[np.generic]
 
 
-class Session(Protocol):
-    """The part of ``onnxruntime.InferenceSession`` that is used here."""
-
-    def run(self, output_names: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Array]:
-        """Outputs in the order of ``output_names`` (all, in the model's order, when None)."""
-        ...
-
-
-def open_session(model: bytes, *, threads: int, optimize: bool) -> Session:
-    """A CPU session for a serialised model.
+@final
+class Session:
+    """A serialised model, opened on the CPU.
 
     Args:
         model: A serialised ``ModelProto`` of less than 2 GiB.
@@ -35,28 +28,66 @@ def open_session(model: bytes, *, threads: int, optimize: bool) -> Session:
     Raises:
         InputError: The runtime cannot load the model.
     """
+
+    def __init__(self, model: bytes, *, threads: int, optimize: bool) -> None:
+        ort = _runtime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_ENABLE_BASIC
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except _foreign_errors() as error:
+            raise InputError(
+                "ONNX Runtime cannot load the model",
+                _one_line(error),
+                "check it with onnx.checker.check_model(model, full_check=True) and export it again",
+            ) from error
+
+    def run(self, output_names: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Array]:
+        """Outputs in the order of ``output_names`` (all, in the model's order, when None).
+
+        Raises:
+            InputError: The model fails on this batch.
+            EnvironmentFailure: Memory ran out.
+        """
+        try:
+            outputs: list[Array] = self._session.run(output_names, dict(feed))
+        except _foreign_errors() as error:
+            if "Failed to allocate memory" in str(error) or "bad_alloc" in str(error):
+                raise EnvironmentFailure(
+                    "running the model ran out of memory", _one_line(error), "use a smaller calibration batch"
+                ) from error
+            shapes = {name: list(array.shape) for name, array in feed.items()}
+            raise InputError(
+                f"the model fails on a batch of shapes {shapes}",
+                _one_line(error),
+                "often a batch size is baked into the model: export it with a free batch axis",
+            ) from error
+        return outputs
+
+
+def _runtime() -> Any:  # noqa: ANN401 - the library has no types
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime as ort
+    import onnxruntime
+
+    return onnxruntime
+
+
+def _foreign_errors() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_ENABLE_BASIC
-    try:
-        session: Session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except (
+    return (
         state.Fail,
         state.InvalidGraph,
         state.InvalidArgument,
-        state.NotImplemented,
         state.InvalidProtobuf,
-    ) as error:
-        raise InputError(
-            "ONNX Runtime cannot load the model",
-            " ".join(str(error).split())[:300],
-            "check it with onnx.checker.check_model(model, full_check=True) and export it again",
-        ) from error
-    return session
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

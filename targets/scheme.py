@@ -26,7 +26,7 @@ class QuantScheme:
         quantize_graph_output: Put Q/DQ on the graph output, so that the last Gemm fuses too.
         compute_operators: Operators that are quantised for speed (their weights become int8).
         follow_operators: Operators that run in int8 with own output range when all their inputs are quantised.
-        same_scale_operators: Operators whose output takes the scale of their input.
+        same_scale_operators: Operators that only move or pick values: they run on the integers, at their input's scale.
     """
 
     name: str

@@ -147,6 +147,7 @@ def run_campaign(
     if raw_path is not None:
         write_raw(runs, raw_path)
     rows = [{key: value for key, value in run.items() if key != "raw"} for run in runs]
+    described = {name: _describe(build) for name, build in zip(sitting.names, builds, strict=True)}
     kept = [run for run in runs if run["block"] < complete]
     return {
         "schema_version": 1,
@@ -164,13 +165,13 @@ def run_campaign(
             "timed_s": sitting.lengths.timed_s,
         },
         "device": dict(facts.raw),
-        "engines": {name: _describe(build) for name, build in zip(sitting.names, builds, strict=True)},
+        "engines": described,
         "scenario": {"kind": "latency", "batch": 1, "concurrency": 1, "period_ns": None, "affinity": "default"},
         "inputs": {"source": "real", "n_distinct": n_distinct, "sha256": inputs_sha256},
         "runs": rows,
         **analyse(
             {name: [run for run in kept if run["engine"] == name] for name in sitting.names},
-            {name: _describe(build) for name, build in zip(sitting.names, builds, strict=True)},
+            described,
             facts.raw,
             noise_ratio=noise_ratio,
             quiet=quiet,

@@ -58,6 +58,10 @@ def assemble_bundle(
         RefusedError: The build folder holds a link.
         EnvironmentFailure: The disk is full or not writable.
     """
+    if missing := {"name", "target", "precision"} - manifest_fields.keys():
+        raise InputError(
+            f"cannot write the bundle {out}", f"{sorted(missing)} are missing", "pass them in manifest_fields"
+        )
     samples = _check_golden(golden_inputs, golden_outputs, atol)
     spec = _read_spec(build_folder)
     with disk_guard(f"writing the bundle {out}", path=out.parent):

@@ -227,7 +227,7 @@ def _no_constant(name: str) -> NoReturn:
 
 def _first(error: ValidationError) -> str:
     item = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in item["loc"])
+    where = repr(".".join(str(part) for part in item["loc"]))[1:-1]  # names come from the file: keep them on one line
     message = str(item["msg"]).removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
 

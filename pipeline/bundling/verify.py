@@ -145,7 +145,7 @@ def _run_golden(folder: Path, manifest: Manifest) -> dict[str, Any]:
         lines = child.stderr.decode("utf-8", "replace").strip().splitlines() or ["it wrote nothing"]
         raise DeviceError(
             f"the {what} failed",
-            f"exit status {child.returncode}: {lines[-1][:300]}",
+            f"exit status {child.returncode}: {lines[-1][:300]!r}",
             "run `edgepress doctor`, then verify again",
         )
     if result["engine_sha256"] != manifest.engine_sha256 or result["samples"] != manifest.golden.samples:

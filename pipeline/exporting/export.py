@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ def export_onnx(graph: GraphModule, example: dict[str, Tensor], out: Path, *, op
     set_training(graph, False)
     outputs = _output_names(graph, example)
     batch = torch.export.Dim("batch")
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # "no torchvision", four times
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations; the parity check is what counts
         try:

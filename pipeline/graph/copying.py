@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import TYPE_CHECKING
 
-from torch import fx
+if TYPE_CHECKING:
+    from torch import fx
 
 
 def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:

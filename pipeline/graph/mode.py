@@ -47,7 +47,7 @@ def set_training(gm: fx.GraphModule, training: bool) -> None:  # noqa: FBT001  (
         if name is None or node.meta.get(_ALWAYS):
             continue
         set_arguments(node, {name: training})
-        if training and operator_name(node) in _STATISTICS:
+        if training and operator_name(node) == "batch_norm":
             _count_batches(gm, node)
     gm.graph.lint()
     gm.recompile()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import fx
-from torch._C import Argument
 from torch._ops import OpOverload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import fx
+    from torch._C import Argument
 
 
 def operator_name(node: fx.Node) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import io
+import logging
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Mapping
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, fx, nn
 
 from pipeline.graph.mode import mark_always_training
 from targets.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 _LIBRARIES: Final = tuple(
     {
@@ -46,8 +51,7 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> fx.GraphModule:
     _run_once(model, values)
     batch = torch.export.Dim("batch")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own deprecations, nothing the user can act on
+        with _quiet():
             program = torch.export.export(
                 model, values, dynamic_shapes=_dynamic_shapes(model, values, batch), strict=False
             )
@@ -57,6 +61,19 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> fx.GraphModule:
     assert isinstance(gm, fx.GraphModule)
     mark_always_training(gm)
     return gm
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch's deprecations and its dumps of half a graph away: what the user can act on is in our error."""
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _at_least_two(name: str, value: Tensor) -> Tensor:
@@ -84,10 +101,11 @@ def _run_once(model: nn.Module, values: tuple[Tensor, ...]) -> None:
         with torch.no_grad():
             model(*values)
     except Exception as error:
+        shapes = ", ".join(str(tuple(value.shape)) for value in values)
         raise InputError(
             "the model cannot be run on the example input",
             f"{_user_line(error, model)}: {type(error).__name__}: {_one_line(error)}",
-            f"make forward() work for inputs of shape {', '.join(str(tuple(v.shape)) for v in values)}, or mend the declared inputs",
+            f"make forward() work for inputs of shape {shapes}, or mend the declared inputs",
         ) from error
 
 
@@ -118,6 +136,9 @@ def _definition(model: nn.Module) -> str:
 
 def _one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    details = [line.removeprefix("- ").partition(". ")[0] for line in lines if line.startswith("- ")]
+    if lines and lines[0].startswith("Constraints violated") and details:
+        lines = details
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 
@@ -128,7 +149,7 @@ def _remedy(message: str, model: nn.Module) -> str:
     if "data-dependent" in lowered or "data dependent" in lowered or "guard on" in lowered:
         return "replace `if` on a tensor's value by torch.where, and .item() or nonzero() by operations of fixed shape"
     if recurrent and ("rnn" in lowered or "constraint" in lowered or "specializ" in lowered or "flatten" in lowered):
-        return f"give the recurrent layer {recurrent[0]!r} a fixed sequence length, batch_first and only the batch axis free"
+        return f"give the recurrent layer {recurrent[0]!r} a fixed sequence length and leave only the batch axis free"
     if "constraint" in lowered or "specializ" in lowered:
         return "keep the batch size free: use x.shape[0] or -1 in view(), never a number, int() or a per-batch buffer"
     return (

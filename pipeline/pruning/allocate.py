@@ -1,23 +1,26 @@
 """Decides how many units each group loses for a ratio, and which.
 
-Widths: a group keeps a multiple of ``alignment`` channels, the nearest to what the ratio asks (the larger of two equally
-near), never less than ``alignment``, or its whole width. A group narrower than twice the alignment has no such choice
-and may take any width down to one unit.
+Widths: a group keeps a multiple of ``alignment`` channels, never less than ``alignment``, or its whole width: the one
+nearest to what the ratio asks, the larger of two equally near. A group narrower than twice the alignment has no such
+choice, and may take any width down to one unit.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
 from math import gcd
-from typing import Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from pipeline.pruning.criteria import Scores
-from pipeline.pruning.decisions import Decisions
-from pipeline.pruning.groups import Group, PruningGraph
 from targets.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.pruning.criteria import Scores
+    from pipeline.pruning.decisions import Decisions
+    from pipeline.pruning.groups import Group, PruningGraph
 
 Scope: TypeAlias = Literal["global", "local"]
 
@@ -38,15 +41,15 @@ def choose_by_ratio(
     Args:
         graph: The groups.
         scores: Importance of each unit, by group name. (units,) each.
-        ratio: Share of units to remove, between 0 and 1: of all units together (``global``, scores divided by their
-            group's mean so that groups compare) or of each group (``local``).
+        ratio: Share of units to remove, between 0 and 1: of all units together (``global``, scores divided by
+            their group's mean so that groups compare) or of each group (``local``).
         alignment: Channels a width should be a multiple of; see the module's first lines.
         protect: Module paths or patterns (``stem``, ``layer1.*``, ``*.conv2``) whose outputs are never cut. A path
             stands for everything below it.
         scope: ``global`` or ``local``.
 
     Raises:
-        InputError: The ratio or the alignment is out of range, a pattern matches no module, or nothing would be removed.
+        InputError: Ratio or alignment out of range, a pattern matches no module, or nothing would be removed.
     """
     _check(ratio, alignment, scope)
     protected = _protected(graph, protect)
@@ -133,4 +136,5 @@ def _aligned(wanted: float, group: Group, alignment: int) -> int:
     if group.size < _SMALL * step:
         step = 1
     choices = [*range(step, group.size, step), group.size]
-    return min(choices, key=lambda kept: (abs(kept - wanted), -kept))
+    nearest_width: int = min(choices, key=lambda kept: (abs(kept - wanted), -kept))
+    return nearest_width

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TypeAlias, final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from pipeline.pruning.groups import Group, Member
+if TYPE_CHECKING:
+    from pipeline.pruning.groups import Group, Member
 
 Scores: TypeAlias = NDArray[np.float64]
 
@@ -35,8 +36,8 @@ class Criterion(ABC):
 class L2Norm(Criterion):
     """The L2 norm of all weights that produce a unit.
 
-    Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, section 3.1 (there with the L1 norm; L2 in section 4.4),
-    taken over every filter of the unit where a residual sum ties several.
+    Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, section 3.1 (there with the L1 norm, L2 in
+    section 4.4), taken over every filter of the unit where a residual sum ties several.
     """
 
     def _score(self, gm: fx.GraphModule, group: Group) -> Scores:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from targets.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _FIX: Final = "use the decisions that were written for this model, or prune it again"
 

@@ -6,17 +6,21 @@ Canonical form: neighbouring concrete factors are one factor, so a dimension wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.pruning.labels import WHOLE, Ids
 
-Factor: TypeAlias = "int | torch.SymInt | Ids"
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+Size: TypeAlias = "int | torch.SymInt"
+Factor: TypeAlias = "Size | Ids"
 Dim: TypeAlias = "tuple[Factor, ...]"
 Layout: TypeAlias = "tuple[Dim, ...]"
 
@@ -37,7 +41,7 @@ def is_concrete(factor: Factor) -> bool:
     return not isinstance(factor, torch.SymInt)
 
 
-def size_of(factor: Factor) -> Any:
+def size_of(factor: Factor) -> Size:
     """The size of a factor, an ``int`` or a symbolic one."""
     return len(factor) if isinstance(factor, np.ndarray) else factor
 
@@ -66,12 +70,12 @@ def all_ids(layout: Iterable[Dim]) -> list[Ids]:
     return [ids for dim in layout for ids in labelled(dim)]
 
 
-def plain(shape: Sequence[Any]) -> Layout:
+def plain(shape: Sequence[Size]) -> Layout:
     """A layout without labels for a shape of ints and symbolic ints."""
     return tuple((size if isinstance(size, torch.SymInt) else int(size),) for size in shape)
 
 
-def kept_size(dim: Dim) -> Any:
+def kept_size(dim: Dim) -> int | Length | None:
     """How to write the size of a dimension into an operator: a number, a ``Length``, or ``None`` for a symbolic one."""
     if len(dim) != 1 or isinstance(dim[0], torch.SymInt):
         return None

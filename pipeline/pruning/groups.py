@@ -8,19 +8,23 @@ on are one group and those that the second stage adds are another. So every non-
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import fx
 
 from pipeline.pruning.decisions import Decisions, Kept
 from pipeline.pruning.dims import is_labelled, labelled
 from pipeline.pruning.labels import WHOLE, Ids
-from pipeline.pruning.propagate import Frozen, Propagation
 from pipeline.pruning.rules import propagate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from torch import fx
+
+    from pipeline.pruning.propagate import Frozen, Propagation
 
 Role: TypeAlias = Literal["producer", "consumer", "carrier"]
 
@@ -143,6 +147,8 @@ def _groups(p: Propagation) -> tuple[Group, ...]:
 
 def _signatures(roots: list[Ids], units: Ids) -> list[bytes]:
     """For each unit: which axes it occurs in and how often, as bytes to compare."""
+    if not len(units):
+        return []
     rows = [np.stack([np.searchsorted(units, r), np.full(len(r), axis)]) for axis, r in enumerate(_only(roots, units))]
     pairs = np.concatenate([np.zeros((2, 0), np.int64), *rows], axis=1)
     distinct, counts = np.unique(pairs, axis=1, return_counts=True)

@@ -5,15 +5,19 @@ Weights are set to zero where a unit is read, not where it is made: sigmoid(0) i
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import fx
 
 from pipeline.graph.copying import copy_graph
-from pipeline.pruning.decisions import Decisions
 from pipeline.pruning.dims import labelled
 from pipeline.pruning.rules import propagate
 from pipeline.pruning.surgery import removed_labels
+
+if TYPE_CHECKING:
+    from pipeline.pruning.decisions import Decisions
 
 
 def mask_decisions(gm: fx.GraphModule, decisions: Decisions) -> fx.GraphModule:

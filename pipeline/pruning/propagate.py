@@ -7,17 +7,21 @@ of the operator are sizes. Roles are kept by label id, so they find their parame
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
 from pipeline.graph.operators import module_path, operator_name
-from pipeline.pruning.dims import Dim, Factor, Layout, ids_of, is_labelled, labelled, plain, size_of
+from pipeline.pruning.dims import Dim, Factor, Layout, Size, ids_of, is_labelled, labelled, plain, size_of
 from pipeline.pruning.labels import WHOLE, Ids, Labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch._ops import OpOverload
 
 Value: TypeAlias = "Layout | list[Layout] | None"
 Rule: TypeAlias = "Callable[[Propagation, fx.Node], Value]"
@@ -51,7 +55,7 @@ class Rewrite:
     """
 
     node: fx.Node
-    target: Any
+    target: OpOverload | None
     arguments: dict[str, Any]
 
 
@@ -75,22 +79,28 @@ class Propagation:
 
     # ---- what rules ask
 
-    def layout(self, node: Any) -> Layout:
+    def layout(self, node: object) -> Layout:
         """The layout of a tensor argument."""
+        assert isinstance(node, fx.Node)
         value = self.layouts[node]
         assert isinstance(value, tuple)
         return value
 
-    def shape(self, node: fx.Node, output: int | None = None) -> tuple[Any, ...]:
+    def shape(self, node: object, output: int | None = None) -> tuple[Size, ...]:
         """The traced shape of a node (of its ``output``-th result), ints and symbolic ints."""
+        assert isinstance(node, fx.Node)
         value = node.meta["val"]
         return tuple((value if output is None else value[output]).shape)
 
-    def is_tensor(self, argument: Any) -> bool:
+    def is_tensor(self, argument: object) -> bool:
         """Whether an argument is a node that gives one tensor."""
         return isinstance(argument, fx.Node) and isinstance(self.layouts.get(argument), tuple)
 
-    def is_parameter_view(self, node: Any) -> bool:
+    def input_dims(self, node: fx.Node) -> list[Dim]:
+        """Every dimension of every tensor the operator takes."""
+        return [dim for source in node.all_input_nodes for dim in _dims(self.layouts[source])]
+
+    def is_parameter_view(self, node: object) -> bool:
         """Whether a node is a parameter, or only rearranges one: what is zero in the parameter is zero in it."""
         return node in self._zero_keeping
 
@@ -138,7 +148,7 @@ class Propagation:
         return a
 
     def join(self, node: fx.Node, factors: Sequence[Factor]) -> Dim:
-        """The product of factors as one dimension in canonical form; of two labelled neighbours the larger stays labelled."""
+        """The product of factors in canonical form; of two labelled neighbours the larger stays labelled."""
         result: list[Factor] = []
         for factor in factors:
             if isinstance(factor, torch.SymInt) or not result or isinstance(result[-1], torch.SymInt):
@@ -164,8 +174,8 @@ class Propagation:
             return self._unlabelled_or(original[:, 0], grid[0, 0], sizes)
         return (original[:, 0], sizes[1]) if outer else (sizes[0], original[0])
 
-    def rewrite(self, node: fx.Node, arguments: dict[str, Any], *, target: Any = None) -> None:
-        """Write down arguments, by name, in which sizes are `Length`s; with ``target``, all arguments of another operator."""
+    def rewrite(self, node: fx.Node, arguments: dict[str, Any], *, target: OpOverload | None = None) -> None:
+        """Write down arguments, by name, in which sizes are `Length`s; with ``target``, all of another operator's."""
         self.rewrites.append(Rewrite(node=node, target=target, arguments=arguments))
 
     # ---- what the analysis asks
@@ -187,8 +197,7 @@ class Propagation:
             value = node.meta.get("val")
             return plain(value.shape) if isinstance(value, Tensor) else None
         if node.op == "output":
-            for source in node.all_input_nodes:
-                self.whole(node, _dims(self.layouts[source]), "the model's outputs keep their shape")
+            self.whole(node, self.input_dims(node), "the model's outputs keep their shape")
             return None
         return self._operator(node, rules, fallback)
 
@@ -223,10 +232,10 @@ class Propagation:
             self.whole(node, [(smaller,)], "flattens two prunable dimensions into one; the larger stays prunable")
             return self._product(node, len(a), b) if smaller is a else self._product(node, a, len(b))
         if isinstance(a, np.ndarray):
-            return np.repeat(a, size_of(b))
+            return np.repeat(a, int(size_of(b)))
         if isinstance(b, np.ndarray):
-            return np.tile(b, size_of(a))
-        return size_of(a) * size_of(b)  # type: ignore[no-any-return]
+            return np.tile(b, int(size_of(a)))
+        return int(a) * int(b)
 
     @staticmethod
     def _unlabelled_or(along_outer: Ids, root: np.int64, sizes: tuple[int, int]) -> tuple[Factor, Factor]:
@@ -279,8 +288,8 @@ def _first_names(gm: fx.GraphModule) -> dict[int, str]:
     return names
 
 
-def _attribute(gm: fx.GraphModule, path: str) -> Any:
-    value: Any = gm
+def _attribute(gm: fx.GraphModule, path: str) -> object:
+    value: object = gm
     for part in path.split("."):
         value = getattr(value, part)
     return value

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import fx
 
-from pipeline.pruning.dims import Factor, Layout, is_concrete, is_labelled, plain, size_of
-from pipeline.pruning.propagate import Propagation
+from pipeline.pruning.dims import Factor, Layout, Size, is_concrete, is_labelled, plain, size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.pruning.propagate import Propagation
 
 
-def regroup(p: Propagation, node: fx.Node, x: Layout, shape: Sequence[Any]) -> Layout:
+def regroup(p: Propagation, node: fx.Node, x: Layout, shape: Sequence[Size]) -> Layout:
     """The layout of ``x`` (sizes in row-major order) viewed as ``shape``; labels that cannot be followed stay whole."""
     if not any(is_labelled(dim) for dim in x):
         return plain(shape)
@@ -30,14 +33,14 @@ def regroup(p: Propagation, node: fx.Node, x: Layout, shape: Sequence[Any]) -> L
     return tuple(p.join(node, group) for group in groups)
 
 
-def _take(p: Propagation, node: fx.Node, atoms: list[Factor], size: Any) -> list[Factor] | None:
+def _take(p: Propagation, node: fx.Node, atoms: list[Factor], size: Size) -> list[Factor] | None:
     """Remove from the front of ``atoms`` factors whose product is ``size``; ``None`` if there are none."""
     group: list[Factor] = []
     if isinstance(size, int) and size == 1:
         if atoms and isinstance(atoms[0], np.ndarray) and len(atoms[0]) == 1:
             group.append(atoms.pop(0))
         return group
-    rest: Any = size
+    rest: Size = size
     while not _is_one(rest):
         if not atoms:
             return None
@@ -62,21 +65,20 @@ def _split(p: Propagation, factor: Factor, outer: int) -> tuple[Factor, Factor]:
     return outer, size // outer
 
 
-def _divide(whole: Any, part: Any) -> Any:
+def _divide(whole: Size, part: Size) -> Size | None:
     """``whole / part`` where it is exact, else ``None``; either may be symbolic."""
     if isinstance(whole, int) and isinstance(part, int):
         return whole // part if whole % part == 0 else None
     if isinstance(whole, int):
         return None
-    import sympy
-
-    quotient = sympy.cancel(whole.node.expr / (part.node.expr if isinstance(part, torch.SymInt) else part))
+    quotient = (whole.node.expr / (part.node.expr if isinstance(part, torch.SymInt) else part)).cancel()
     if quotient.is_Integer:
         return int(quotient)
-    if sympy.fraction(quotient)[1] != 1:
+    if quotient.as_numer_denom()[1] != 1:
         return None
-    return whole.node.shape_env.create_symintnode(quotient, hint=None)
+    symbolic: torch.SymInt = whole.node.shape_env.create_symintnode(quotient, hint=None)
+    return symbolic
 
 
-def _is_one(size: Any) -> bool:
+def _is_one(size: Size) -> bool:
     return isinstance(size, int) and size == 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from torch import Tensor, fx
 
 from pipeline.pruning import rules_elementwise, rules_linear, rules_parts, rules_shape, rules_statistic
 from pipeline.pruning.dims import plain
 from pipeline.pruning.propagate import Propagation, Rule, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RULES: Final[Mapping[str, Rule]] = {
     **rules_elementwise.RULES,
@@ -33,10 +35,7 @@ def fallback(p: Propagation, node: fx.Node) -> Value:
         return rules_elementwise.elementwise(p, node)
     outputs = value if isinstance(value, (list, tuple)) else [value]
     if any(isinstance(output, Tensor) for output in outputs):
-        for source in node.all_input_nodes:
-            layouts = p.layouts[source]
-            for layout in layouts if isinstance(layouts, list) else [layouts]:
-                p.whole(node, layout or (), "the operator has no rule", always=True)
+        p.whole(node, p.input_dims(node), "the operator has no rule", always=True)
     if isinstance(value, (list, tuple)):
         return [plain(output.shape) if isinstance(output, Tensor) else () for output in value]
     return plain(value.shape) if isinstance(value, Tensor) else None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import fx
 from torch._ops import OpOverload
 
 from pipeline.graph.operators import arguments, operator_name
-from pipeline.pruning.dims import Dim, Layout, ids_of, is_labelled
-from pipeline.pruning.propagate import Propagation, Rule, Value
+from pipeline.pruning.dims import Dim, Layout, Size, ids_of, is_labelled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.pruning.propagate import Propagation, Rule, Value
 
 
 def elementwise(p: Propagation, node: fx.Node) -> Value:
@@ -57,7 +60,7 @@ def glu(p: Propagation, node: fx.Node) -> Value:
     return (*x[:axis], (ids[:half],), *x[axis + 1 :])
 
 
-def _meeting(p: Propagation, node: fx.Node, operands: list[fx.Node], shape: tuple[Any, ...], axis: int) -> Dim:
+def _meeting(p: Propagation, node: fx.Node, operands: list[fx.Node], shape: tuple[Size, ...], axis: int) -> Dim:
     result: Dim | None = None
     for operand in operands:
         layout: Layout = p.layout(operand)
@@ -71,20 +74,20 @@ def _meeting(p: Propagation, node: fx.Node, operands: list[fx.Node], shape: tupl
     return (shape[axis],) if result is None else result
 
 
-def _is_one(size: Any) -> bool:
+def _is_one(size: Size) -> bool:
     return isinstance(size, int) and size == 1
 
 
 RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(
         (
-            "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "contiguous", "clone", "detach", "alias",
-            "to", "_to_copy", "lift_fresh_copy", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like",
-            "empty_like", "fill", "zero", "type_as", "bernoulli", "log_sigmoid", "detach_copy", "view_as_real_copy",
+            "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "contiguous", "clone",
+            "detach", "alias", "to", "_to_copy", "lift_fresh_copy", "zeros_like", "ones_like", "full_like",
+            "rand_like", "randn_like", "empty_like", "fill", "zero", "type_as", "bernoulli", "log_sigmoid",
         ),
         same,
     ),
-    **dict.fromkeys(("copy", "hardswish", "masked_fill", "hardshrink", "where"), elementwise),
+    **dict.fromkeys(("copy", "hardswish"), elementwise),
     "prelu": prelu,
     "glu": glu,
 }  # fmt: skip

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from torch import fx
 
 from pipeline.graph.operators import arguments
 from pipeline.pruning.dims import Dim, Layout, Length, ids_of, is_concrete, is_labelled
-from pipeline.pruning.propagate import Propagation, Rule, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.pruning.propagate import Propagation, Rule, Value
 
 
 def convolution(p: Propagation, node: fx.Node) -> Value:
@@ -120,7 +123,7 @@ def _repeat_over_groups(p: Propagation, weight: Dim, groups: int) -> None:
         p.unite(filters, filters[:1])
 
 
-def _bias(p: Propagation, bias: Any, out: Dim) -> None:
+def _bias(p: Propagation, bias: object, out: Dim) -> None:
     if isinstance(bias, fx.Node):
         p.unite(ids_of(p.layout(bias)[0]), ids_of(out))
 
@@ -133,7 +136,7 @@ def _plain_channels(p: Propagation, node: fx.Node, x: Layout, weight: Layout) ->
     return True
 
 
-def _direct(p: Propagation, node: fx.Node, weight: Any, dims: list[Dim]) -> bool:
+def _direct(p: Propagation, node: fx.Node, weight: object, dims: list[Dim]) -> bool:
     """Whether zero in the parameter means zero in the weight; else what the weight touches stays whole."""
     if p.is_parameter_view(weight):
         return True
@@ -146,9 +149,7 @@ def _spatial_after(p: Propagation, node: fx.Node, x: Layout, channels: Dim) -> L
 
 
 def _unlabelled(p: Propagation, node: fx.Node) -> Layout:
-    for source in node.all_input_nodes:
-        if p.is_tensor(source):
-            p.whole(node, p.layout(source), "mixes its inputs in a way that has no rule", always=True)
+    p.whole(node, p.input_dims(node), "mixes its inputs in a way that has no rule", always=True)
     return tuple((size,) for size in p.shape(node))
 
 

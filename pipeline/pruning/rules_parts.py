@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -11,7 +10,11 @@ from torch import fx
 
 from pipeline.graph.operators import arguments
 from pipeline.pruning.dims import Dim, Layout, Length, ids_of, is_labelled
-from pipeline.pruning.propagate import Propagation, Rule, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.pruning.propagate import Propagation, Rule, Value
 
 
 def slice_(p: Propagation, node: fx.Node) -> Value:
@@ -172,7 +175,7 @@ def _replaced(x: Layout, axis: int, dim: Dim) -> Layout:
     return (*x[:axis], dim, *x[axis + 1 :])
 
 
-def _numbers(*values: Any) -> bool:
+def _numbers(*values: object) -> bool:
     return all(value is None or isinstance(value, int) for value in values)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 from torch import fx
 
 from pipeline.graph.operators import arguments
-from pipeline.pruning.dims import Dim, Layout, Length, ids_of, is_labelled, kept_size
-from pipeline.pruning.propagate import Propagation, Rule, Value
+from pipeline.pruning.dims import Dim, Layout, Length, Size, ids_of, is_labelled, kept_size
 from pipeline.pruning.regroup import regroup
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.pruning.propagate import Propagation, Rule, Value
 
 
 def view(p: Propagation, node: fx.Node) -> Value:
@@ -162,7 +165,7 @@ def _resized(p: Propagation, node: fx.Node, name: str, sizes: Sequence[Any], out
     return out
 
 
-def _tiled(p: Propagation, node: fx.Node, dim: Dim, count: Any, size: Any) -> Dim:
+def _tiled(p: Propagation, node: fx.Node, dim: Dim, count: Size, size: Size) -> Dim:
     if isinstance(count, int) and count == 1:
         return dim
     if not is_labelled(dim):
@@ -173,8 +176,8 @@ def _tiled(p: Propagation, node: fx.Node, dim: Dim, count: Any, size: Any) -> Di
     return (size,)
 
 
-def _listed(value: Any) -> list[int]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+def _listed(value: int | Sequence[int]) -> list[int]:
+    return [value] if isinstance(value, int) else list(value)
 
 
 RULES: Final[Mapping[str, Rule]] = {

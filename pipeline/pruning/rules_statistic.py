@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import fx
 
 from pipeline.graph.operators import arguments
-from pipeline.pruning.dims import Layout
-from pipeline.pruning.propagate import Propagation, Rule, Value
 from pipeline.pruning.rules_elementwise import elementwise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pipeline.pruning.dims import Layout, Size
+    from pipeline.pruning.propagate import Propagation, Rule, Value
 
 
 def channel_norm(p: Propagation, node: fx.Node) -> Value:
@@ -78,14 +81,14 @@ def spatial(axes: int) -> Callable[[Propagation, fx.Node], Value]:
     return rule
 
 
-def _with_spatial(x: Layout, axes: int, shape: tuple[Any, ...]) -> Layout:
+def _with_spatial(x: Layout, axes: int, shape: tuple[Size, ...]) -> Layout:
     return (*x[: len(x) - axes], *((size,) for size in shape[len(x) - axes :]))
 
 
-def _axes(dim: Any, rank: int) -> set[int]:
-    if dim is None or dim == []:
+def _axes(dim: int | Sequence[int] | None, rank: int) -> set[int]:
+    if dim is None or (not isinstance(dim, int) and not dim):
         return set(range(rank))
-    return {axis % rank for axis in (dim if isinstance(dim, (list, tuple)) else [dim])} if rank else set()
+    return {axis % rank for axis in ([dim] if isinstance(dim, int) else dim)} if rank else set()
 
 
 def _whole_with_parameters(p: Propagation, node: fx.Node, dims: Layout, a: Mapping[str, Any]) -> None:

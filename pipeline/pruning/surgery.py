@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.node import Argument, map_aggregate
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from pipeline.graph.copying import copy_graph
 from pipeline.graph.operators import set_arguments
-from pipeline.pruning.decisions import Decisions
 from pipeline.pruning.dims import Dim, Layout, Length, labelled
 from pipeline.pruning.labels import WHOLE, Ids
-from pipeline.pruning.propagate import Propagation
 from pipeline.pruning.rules import propagate
 from targets.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.pruning.decisions import Decisions
+    from pipeline.pruning.propagate import Propagation, Rewrite
 
 Flags = NDArray[np.bool_]
 
@@ -35,7 +39,7 @@ def apply_decisions(gm: fx.GraphModule, decisions: Decisions) -> fx.GraphModule:
     removed, roots = removed_labels(p, decisions)
     _cut_parameters(small, p, lambda ids: ~removed[roots[ids]])
     for edit in p.rewrites:
-        _rewrite(edit.node, edit.target, edit.arguments, removed, roots)
+        _rewrite(edit, removed, roots)
     small.graph.lint()
     small.recompile()
     _renew_metadata(small)
@@ -105,12 +109,21 @@ def _cut_parameters(gm: fx.GraphModule, p: Propagation, kept: Callable[[Ids], Fl
     for name, value in _named_tensors(gm):
         if cut.get(id(value), value) is not value:
             path, _, leaf = name.rpartition(".")
-            owner = gm.get_submodule(path)
-            (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = cut[id(value)]  # type: ignore[assignment]
+            setattr(gm.get_submodule(path), leaf, cut[id(value)])
 
 
 def _named_tensors(gm: fx.GraphModule) -> list[tuple[str, Tensor]]:
-    return [*gm.named_parameters(remove_duplicate=False), *gm.named_buffers(remove_duplicate=False)]
+    """Every parameter, buffer and constant under every name it has."""
+    return [*gm.named_parameters(remove_duplicate=False), *gm.named_buffers(remove_duplicate=False), *_constants(gm)]
+
+
+def _constants(gm: fx.GraphModule) -> list[tuple[str, Tensor]]:
+    return [
+        (name, value)
+        for path, module in gm.named_modules()
+        for leaf, value in vars(module).items()
+        if isinstance(value, Tensor) and (name := f"{path}.{leaf}".removeprefix("."))
+    ]
 
 
 def _cut(value: Tensor, layout: Layout, kept: Callable[[Ids], Flags]) -> Tensor:
@@ -125,21 +138,21 @@ def _cut(value: Tensor, layout: Layout, kept: Callable[[Ids], Flags]) -> Tensor:
     return nn.Parameter(new, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else new
 
 
-def _rewrite(node: fx.Node, target: Any, arguments: dict[str, Any], removed: Flags, roots: Ids) -> None:
-    def evaluate(leaf: Any) -> Any:
+def _rewrite(edit: Rewrite, removed: Flags, roots: Ids) -> None:
+    def evaluate(leaf: Argument) -> Argument:
         return leaf.kept(removed, roots) if isinstance(leaf, Length) else leaf
 
-    values = {name: map_aggregate(value, evaluate) for name, value in arguments.items()}
-    if target is not None:
-        node.target, node.args, node.kwargs = target, tuple(values.values()), {}
+    values = {name: map_aggregate(value, evaluate) for name, value in edit.arguments.items()}
+    if edit.target is not None:
+        edit.node.target, edit.node.args, edit.node.kwargs = edit.target, tuple(values.values()), {}
         return
-    set_arguments(node, values)
+    set_arguments(edit.node, values)
 
 
 def _renew_metadata(gm: fx.GraphModule) -> None:
     """Run the graph on shapes, with the batch as symbolic as it was traced."""
     inputs = [node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder"]
-    mode = next(value.fake_mode for value in inputs if isinstance(value, Tensor))
+    mode = next(value.fake_mode for value in inputs if isinstance(value, FakeTensor))
     with torch.no_grad():
         FakeTensorProp(gm, mode=mode).propagate_dont_convert_inputs(*inputs)
 

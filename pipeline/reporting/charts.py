@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,7 +44,7 @@ def charts(run: RunReport) -> dict[str, str]:
         drawn["loss"] = (lambda axes: _curves(axes, curves, lambda e: e.loss, "training loss"), 2.6)
     if any(e.accuracy is not None for epochs in curves.values() for e in epochs):
         drawn["learning"] = (
-            lambda axes: _curves(axes, curves, lambda e: e.accuracy, f"validation {run.task.metric}"),
+            lambda axes: _curves(axes, curves, lambda e: e.accuracy, f"validation {_short(run.task.metric)}"),
             2.6,
         )
     if 0 < len(run.widths) <= _MAX_WIDTH_BARS:
@@ -55,7 +56,9 @@ def _svg(name: str, draw: Callable[[Axes], None], height_inches: float) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        # The browser draws the text with its own fonts: a glyph that matplotlib's font lacks is not missing there.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         mpl.rcdefaults()  # whatever the user's matplotlibrc says
         mpl.rcParams.update({**_STYLE, "svg.hashsalt": name})
         figure = Figure(figsize=(_WIDTH_INCHES, height_inches), layout="constrained")
@@ -106,11 +109,11 @@ def _tradeoff(axes: Axes, run: RunReport) -> None:
         axes.plot(x, y, "o", color=colour, markersize=7)
         if candidate.shipped:
             axes.plot(x, y, "o", markersize=14, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.5)
-        label = f"{candidate.name} (shipped)" if candidate.shipped else candidate.name
+        label = f"{_short(candidate.name)} (shipped)" if candidate.shipped else _short(candidate.name)
         axes.annotate(label, (x, y), xytext=(8, 6), textcoords="offset points")
     axes.margins(x=0.3, y=0.3)
     axes.set_xlabel("latency, ms  (left is better)")
-    axes.set_ylabel(f"validation {run.task.metric}")
+    axes.set_ylabel(f"validation {_short(run.task.metric)}")
 
 
 def _blocks(axes: Axes, run: RunReport) -> None:
@@ -130,10 +133,11 @@ def _blocks(axes: Axes, run: RunReport) -> None:
 
 def _ecdf(axes: Axes, run: RunReport) -> None:
     for candidate, colour in _blocked(run):
-        axes.ecdf(list(candidate.block_medians_ms), color=colour, label=candidate.name)
+        axes.ecdf(list(candidate.block_medians_ms), color=colour, label=_short(candidate.name))
     axes.set_xscale("log")
     _plain_log_axis(axes)
     axes.set_xlabel("median latency of a process, ms (log scale)")
+    axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("share of processes")
     axes.legend(loc="best")
 
@@ -154,7 +158,7 @@ def _curves(
     for index, (name, epochs) in enumerate(curves.items(), start=1):
         known = [(e.epoch, v) for e in epochs if (v := value(e)) is not None]
         if known:
-            axes.plot(*zip(*known, strict=True), color=_colour(index), label=name, marker="o", markersize=3)
+            axes.plot(*zip(*known, strict=True), color=_colour(index), label=_short(name), marker="o", markersize=3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
@@ -170,7 +174,9 @@ def _widths(axes: Axes, run: RunReport) -> None:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("channels")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14 if len(run.widths) < 8 else 1.08), ncols=2)  # noqa: PLR2004
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        figure.legend(loc="outside upper center", ncols=2)
 
 
 def _short(name: str, limit: int = 26) -> str:

@@ -98,7 +98,11 @@ def _name(build: CandidateBuild) -> str:
 
 def _stage(stage: Artifact) -> dict[str, Any]:
     results = stage.results
-    metrics = {name: results[name] for name in ("accuracy", "parameters", "macs", "size_bytes") if results.get(name) is not None}
+    metrics = {
+        name: results[name]
+        for name in ("accuracy", "parameters", "macs", "size_bytes")
+        if results.get(name) is not None
+    }
     known = {*metrics, "curve", "widths"}
     return {
         "stage": stage.node,
@@ -128,7 +132,9 @@ def _candidate(build: CandidateBuild, facts: RunFacts) -> dict[str, Any]:
 
 def _model_behind(candidate: str, facts: RunFacts) -> Mapping[str, Any]:
     """Results of the stage that last changed the candidate's architecture."""
-    order = ("train", "load", "import") if candidate == "dense-fp32" else ("distill", "prune", "train", "load", "import")
+    order = (
+        ("train", "load", "import") if candidate == "dense-fp32" else ("distill", "prune", "train", "load", "import")
+    )
     by_name = {stage.node: stage.results for stage in facts.stages}
     return next((by_name[name] for name in order if name in by_name), {})
 
@@ -145,7 +151,11 @@ def _measured(name: str, campaign: Mapping[str, Any], reference: str) -> dict[st
         "load_ms": result["load_ms"]["value"],
         "first_ms": result["first_ms"]["value"],
         "peak_memory_bytes": memory["max_bytes"] if memory else None,
-        "block_medians_ms": [run["median_ns"] / 1e6 for run in campaign["runs"] if run["engine"] == name and run["block"] < campaign["campaign"]["blocks"]],
+        "block_medians_ms": [
+            run["median_ns"] / 1e6
+            for run in campaign["runs"]
+            if run["engine"] == name and run["block"] < campaign["campaign"]["blocks"]
+        ],
     }
     if name != reference:
         found = find_comparison(campaign, name, reference)
@@ -163,9 +173,15 @@ def _sentence(facts: RunFacts, candidates: Sequence[Mapping[str, Any]]) -> str:
     reference = candidates[0]
     shipped = next(candidate for candidate in candidates if candidate["shipped"])
     points = (shipped["accuracy"] - reference["accuracy"]) * 100
-    change = f"{facts.metric} {shipped['accuracy']:.4f} on validation ({points:+.2f} points against {reference['name']})"
+    change = (
+        f"{facts.metric} {shipped['accuracy']:.4f} on validation ({points:+.2f} points against {reference['name']})"
+    )
     size = f"{shipped['size_bytes'] / reference['size_bytes']:.0%} of its size"
-    start = f"{shipped['name']} ships on {facts.profile.name}" if facts.verdict["met_budget"] else f"Nothing meets the budget; {shipped['name']} is closest"
+    start = (
+        f"{shipped['name']} ships on {facts.profile.name}"
+        if facts.verdict["met_budget"]
+        else f"Nothing meets the budget; {shipped['name']} is closest"
+    )
     if shipped is reference:
         return f"{start}: no compressed candidate was better; {change}."
     if "vs_reference" not in shipped:
@@ -178,10 +194,17 @@ def _sentence(facts: RunFacts, candidates: Sequence[Mapping[str, Any]]) -> str:
 def _inspection(inspection: Mapping[str, Any]) -> dict[str, Any]:
     eight = inspection["int8_nodes"]
     nodes = {
-        kind: {precision: count for precision, count in (("int8", eight.get(kind, 0)), ("other", total - eight.get(kind, 0))) if count}
+        kind: {
+            precision: count
+            for precision, count in (("int8", eight.get(kind, 0)), ("other", total - eight.get(kind, 0)))
+            if count
+        }
         for kind, total in inspection["nodes"].items()
     }
-    notes = [f"{inspection['int8_mac_ratio']:.1%} of multiply-accumulates run in int8", f"inspected {inspection['scope']}"]
+    notes = [
+        f"{inspection['int8_mac_ratio']:.1%} of multiply-accumulates run in int8",
+        f"inspected {inspection['scope']}",
+    ]
     return {"nodes": nodes, "notes": notes}
 
 
@@ -198,12 +221,19 @@ def _layer(layer: Mapping[str, Any]) -> dict[str, Any]:
 def _calibration(quantized: QuantizedModel) -> list[dict[str, Any]]:
     method = quantized.results["method"]
     tensors = quantized.read_json("calibration.json")["tensors"]
-    rows = [{"tensor": name, "low": ranges[method][0], "high": ranges[method][1], "method": method} for name, ranges in tensors.items()]
+    rows = [
+        {"tensor": name, "low": ranges[method][0], "high": ranges[method][1], "method": method}
+        for name, ranges in tensors.items()
+    ]
     return sorted(rows, key=lambda row: row["low"] - row["high"])[:LISTED_TENSORS]
 
 
 def _conditions(facts: RunFacts) -> dict[str, Any]:
-    seed = {"seed": facts.recipe["seed"], "training threads": facts.recipe["threads"], "engine threads": facts.profile.engine.threads}
+    seed = {
+        "seed": facts.recipe["seed"],
+        "training threads": facts.recipe["threads"],
+        "engine threads": facts.profile.engine.threads,
+    }
     if facts.campaign is None:
         return {"latency": "not measured (benchmark.measure = false)", **seed}
     campaign, device = facts.campaign["campaign"], facts.campaign["device"]
@@ -224,17 +254,33 @@ def _conditions(facts: RunFacts) -> dict[str, Any]:
 
 def _warnings(facts: RunFacts, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     found = [
-        {"code": item["code"], "text": item["text"], "evidence": str(item.get("evidence", "")), "fix": item.get("fix", "")}
+        {
+            "code": item["code"],
+            "text": item["text"],
+            "evidence": str(item.get("evidence", "")),
+            "fix": item.get("fix", ""),
+        }
         for item in (facts.campaign["warnings"] if facts.campaign else [])
     ]
     shared = results["data"]["shared_with_train"]
     if shared:
         text = f"{shared} validation samples are also in the training split"
-        found.append({"code": "W-LEAK", "text": text, "evidence": "equal bytes", "fix": "split the data without duplicates"})
+        found.append(
+            {"code": "W-LEAK", "text": text, "evidence": "equal bytes", "fix": "split the data without duplicates"}
+        )
     if facts.campaign is None:
         text = "latency was not measured: int8 may be slower than float on this target"
-        found.append({"code": "W-UNMEASURED", "text": text, "evidence": "", "fix": "measure on the device: python3 ondevice.pyz measure"})
+        found.append(
+            {
+                "code": "W-UNMEASURED",
+                "text": text,
+                "evidence": "",
+                "fix": "measure on the device: python3 ondevice.pyz measure",
+            }
+        )
     if "test" not in facts.samples:
         text = "there is no test split: the validation figures chose what ships, so they flatter it"
-        found.append({"code": "W-NO-TEST", "text": text, "evidence": "", "fix": "let the data factory return 'test' too"})
+        found.append(
+            {"code": "W-NO-TEST", "text": text, "evidence": "", "fix": "let the data factory return 'test' too"}
+        )
     return found

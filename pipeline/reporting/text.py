@@ -95,7 +95,8 @@ def size(value: float | None) -> str:
 def seconds(value: float) -> str:
     """``0.03 s``, ``12.4 s``, ``3 min 20 s``."""
     if value >= 120:  # noqa: PLR2004 - two minutes read better as minutes
-        return f"{value // 60:.0f} min {value % 60:.0f} s"
+        minutes, rest = divmod(round(value), 60)
+        return f"{minutes} min {rest} s"
     return f"{value:.1f} s" if value >= 1 else f"{value:.2f} s"
 
 
@@ -121,7 +122,7 @@ def wilson(value: float | None, metric: str, samples: int | None) -> tuple[float
     shrink = 1 + _Z95**2 / samples
     centre = (value + _Z95**2 / (2 * samples)) / shrink
     half = _Z95 * math.sqrt(value * (1 - value) / samples + _Z95**2 / (4 * samples**2)) / shrink
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(centre - half, value)), min(1.0, max(centre + half, value))
 
 
 def points(new: float | None, old: float | None, metric: str) -> str:

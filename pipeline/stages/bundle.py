@@ -83,7 +83,7 @@ class BundleStage(Stage[BundleInputs]):
                 "profile": self.profile.model_dump(mode="json"),
             },
         )
-        pack_archive(folder, out / "bundle.tar.gz")
+        pack_archive(folder, out / "bundle.tar.gz", top=f"{self.recipe_name}-{self.profile.name}")
         size = sum(file.stat().st_size for file in folder.iterdir())
         return {"precision": engine["precision"], "size_bytes": size, "archive_bytes": (out / "bundle.tar.gz").stat().st_size}
 

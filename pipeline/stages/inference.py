@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from targets.errors import InputError
 from targets.process import Limits, call_limited
 
 if TYPE_CHECKING:
@@ -23,13 +25,14 @@ def run_onnx(model: Path, split: Split) -> dict[str, npt.NDArray[Any]]:
     """Outputs by name, ``(N, ...)``, of an ONNX file that this project wrote; unoptimised, one thread."""
     import numpy as np
 
-    from calibration.session import open_session
+    from calibration.session import Session
     from targets.onnxfile import io_of, open_onnx
 
-    names = [str(output["name"]) for output in io_of(open_onnx(model))["outputs"]]
-    session = open_session(model.read_bytes(), threads=1, optimize=False)
+    description = io_of(open_onnx(model))
+    names = [str(output["name"]) for output in description["outputs"]]
+    session = Session(model.read_bytes(), threads=1, optimize=False)
     parts: dict[str, list[Any]] = {name: [] for name in names}
-    for batch in split.batches(BATCH_SIZE):
+    for batch in split.batches(served_batch(description)):
         for name, array in zip(names, session.run(names, dict(batch.inputs)), strict=True):
             parts[name].append(array)
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
@@ -45,15 +48,34 @@ def build_engine(model: Path, profile: TargetProfile, precision: str, out: Path)
     )
 
 
+def served_batch(description: Mapping[str, Any], wanted: int = BATCH_SIZE) -> int:
+    """The batch size to run a model with: ``wanted``, or 1 where the model takes nothing else.
+
+    Raises:
+        InputError: The model's batch size is fixed to another number.
+    """
+    fixed = {item["shape"][0] for item in description["inputs"] if item["shape"] and not isinstance(item["shape"][0], str)}
+    if not fixed:
+        return wanted
+    if fixed != {1}:
+        raise InputError(
+            f"the model's batch size is fixed to {max(fixed)}",
+            "samples are served one by one, and scored in batches of any size",
+            "export the model with a free batch axis (dynamic_shapes, or dynamic_axes), or with batch 1",
+        )
+    return 1
+
+
 def run_engine(engine: Path, split: Split, scratch: Path, *, batch_size: int = BATCH_SIZE) -> dict[str, npt.NDArray[Any]]:
     """Outputs by name, ``(N, ...)``, of a built engine, run in a limited child."""
     import numpy as np
 
+    description = json.loads((engine / "engine.json").read_text(encoding="utf-8"))
     inputs, outputs = scratch / "inputs.npz", scratch / "outputs.npz"
     np.savez(inputs, **split.inputs)
     call_limited(
         "targets.engines.child:infer_in_child",
-        {"engine_folder": str(engine), "inputs_npz": str(inputs), "out_npz": str(outputs), "batch": batch_size},
+        {"engine_folder": str(engine), "inputs_npz": str(inputs), "out_npz": str(outputs), "batch": served_batch(description, batch_size)},
         limits=Limits(timeout_s=INFERENCE_TIMEOUT_S),
         what="running the engine over the data",
     )

@@ -14,12 +14,11 @@ from pipeline.stages.base import Context, Stage
 from pipeline.stages.load import size_of
 from pipeline.tasks import TASKS
 from pipeline.usercode import FactoryRef
-from targets.errors import InputError
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-    from pipeline.torchmodel import InputSpec
+    from pipeline.pruning import Decisions, Group, PruningGraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +106,16 @@ def _check_promise(small: GraphModule, masked: GraphModule, split: Any) -> None:
             raise AssertionError(f"the pruned net differs from the masked dense net by {worst:.3g} on outputs up to {scale:.3g}")
 
 
-def _widths(graph: Any, decisions: Any) -> list[dict[str, Any]]:
-    kept = decisions.kept_units(graph)
-    rows = [{"group": group.name, "before": group.size, "after": int(kept[group.name])} for group in graph.groups]
-    if not any(row["before"] != row["after"] for row in rows):
-        raise InputError("pruning removed nothing", "no group could lose a channel at this alignment", "raise prune.ratio, or unprotect layers")
-    return rows
+def _widths(graph: PruningGraph, decisions: Decisions) -> list[dict[str, Any]]:
+    """Units of each group before and after."""
+    return [{"group": group.name, "before": group.size, "after": _kept_units(group, decisions)} for group in graph.groups]
 
 
-__all__ = ["InputSpec", "PruneInputs", "PruneStage"]
+def _kept_units(group: Group, decisions: Decisions) -> int:
+    """How many of the group's units are left: counted on any one axis that they occupy."""
+    member = group.members[0]
+    kept = decisions.parameters.get(member.parameter, {}).get(member.axis)
+    if kept is None:
+        return group.size
+    units = member.units[list(kept.kept)]
+    return len(set(units[units >= 0].tolist()))

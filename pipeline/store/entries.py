@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.store.keys import SCHEMA, canonical_json
@@ -13,6 +14,7 @@ from targets.files import sha256_bytes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+NO_NOTES: Final[Mapping[str, object]] = MappingProxyType({})
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -46,6 +48,7 @@ class Entry:
         files: Its files, sorted by name.
         meta: Its small results, plain JSON.
         measured: Whether running again would give other bytes (a measurement), so that digests may differ.
+        notes: How it came about (seconds it took), plain JSON; no part of the digest.
     """
 
     key: str
@@ -54,10 +57,19 @@ class Entry:
     files: tuple[FileRef, ...]
     meta: Mapping[str, object]
     measured: bool
+    notes: Mapping[str, object] = field(default_factory=dict)
 
 
-def make_entry(key: str, stage: str, files: Sequence[FileRef], meta: Mapping[str, object], *, measured: bool) -> Entry:
-    """An entry with its digest; ``meta`` as it will be read back.
+def make_entry(
+    key: str,
+    stage: str,
+    files: Sequence[FileRef],
+    meta: Mapping[str, object],
+    *,
+    measured: bool,
+    notes: Mapping[str, object] = NO_NOTES,
+) -> Entry:
+    """An entry with its digest; ``meta`` and ``notes`` as they will be read back.
 
     Raises:
         ValueError: A name leaves the artifact or comes twice, a hash or the key is no sha256, or ``meta`` holds a
@@ -70,9 +82,11 @@ def make_entry(key: str, stage: str, files: Sequence[FileRef], meta: Mapping[str
         check_sha256(ref.sha256)
     if len({ref.name for ref in files}) != len(files):
         raise ValueError("two files of one result have the same name")
-    meta = json.loads(canonical_json(meta))
+    meta, notes = json.loads(canonical_json(meta)), json.loads(canonical_json(notes))
     digest = sha256_bytes(canonical_json({"files": [[ref.name, ref.sha256] for ref in files], "meta": meta}))
-    return Entry(key=check_sha256(key), stage=stage, digest=digest, files=files, meta=meta, measured=measured)
+    return Entry(
+        key=check_sha256(key), stage=stage, digest=digest, files=files, meta=meta, measured=measured, notes=notes
+    )
 
 
 def check_name(name: str) -> str:
@@ -112,6 +126,7 @@ def write_record(entry: Entry) -> bytes:
         "files": [[ref.name, ref.sha256, ref.size_bytes] for ref in entry.files],
         "meta": entry.meta,
         "measured": entry.measured,
+        "notes": entry.notes,
     }
     return canonical_json({**body, "checksum": sha256_bytes(canonical_json(body))})
 
@@ -136,4 +151,4 @@ def read_record(data: bytes, key: str) -> Entry | None:
 
 def _entry(body: Any) -> Entry:  # noqa: ANN401  # whatever a file held
     files = [FileRef(name=name, sha256=sha256, size_bytes=size) for name, sha256, size in body["files"]]
-    return make_entry(body["key"], body["stage"], files, body["meta"], measured=body["measured"])
+    return make_entry(body["key"], body["stage"], files, body["meta"], measured=body["measured"], notes=body["notes"])

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NoReturn, final
 from pipeline.store import locks
 from pipeline.store.blobs import Blobs, copy, open_plain, plain_files, stage_file
 from pipeline.store.entries import (
+    NO_NOTES,
     DamageError,
     Entry,
     FileRef,
@@ -126,9 +127,16 @@ class Store:
             return entry
 
     def publish(
-        self, folder: Path, key: str, *, stage: str, meta: Mapping[str, object], measured: bool = False
+        self,
+        folder: Path,
+        key: str,
+        *,
+        stage: str,
+        meta: Mapping[str, object],
+        measured: bool = False,
+        notes: Mapping[str, object] = NO_NOTES,
     ) -> Entry:
-        """Stores every file below a folder, and the small results, as the result with that key.
+        """Stores every file below a folder, the small results, and notes on how they came about, under that key.
 
         What was stored under the key before is replaced. All is written and fsynced before anything gets its name.
 
@@ -147,7 +155,8 @@ class Store:
                 temporary = scratch / str(number)
                 with self._writing(f"{name!r} ({megabytes(source.lstat().st_size)})", total_bytes):
                     staged.append((temporary, stage_file(source, name, temporary)))
-            entry = make_entry(check_sha256(key), stage, [ref for _, ref in staged], meta, measured=measured)
+            files = [ref for _, ref in staged]
+            entry = make_entry(check_sha256(key), stage, files, meta, measured=measured, notes=notes)
             record, data = scratch / "record", write_record(entry)
             with self._writing(f"the record of {stage!r}", len(data)):
                 write_new(record, data, 0o444)

@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
 import numpy as np
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 ENGINE_JSON: Final = "engine.json"
 INSPECT_JSON: Final = "inspect.json"
 _SCHEMA: Final = 1
+# A runtime that flushes subnormals sets the thread that opens the first session to do so, for everything it computes
+# from then on. Sessions that only build or inspect leave the host's arithmetic alone.
+HOST_ARITHMETIC: Final = MappingProxyType({"denormal_as_zero": False})
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,10 @@ def infer_in_child(request: Mapping[str, Any]) -> dict[str, object]:
     Returns:
         ``samples``, ``outputs`` (their names) and ``engine_sha256``.
     """
+    folder, inputs, out = Path(request["engine_folder"]), str(request["inputs_npz"]), str(request["out_npz"])
     try:
-        return infer_file(
-            Path(request["engine_folder"]), str(request["inputs_npz"]), str(request["out_npz"]), int(request["batch"])
-        )
+        # In a thread: the runtime may set the thread that opens the session to flush subnormals, for good.
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            return thread.submit(infer_file, folder, inputs, out, int(request["batch"])).result()
     except Failure as failure:
         raise from_failure(failure) from failure

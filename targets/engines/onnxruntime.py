@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 from targets import machine
-from targets.engines.base import Array, Availability, Engine, EngineBuild, Inspection, Runner, ports
-from targets.errors import Fault, InputError
+from targets.engines.base import HOST_ARITHMETIC, Array, Availability, Engine, EngineBuild, Inspection, Runner, ports
+from targets.errors import DeviceError, Fault, InputError
 from targets.files import sha256_file, write_atomic
 from targets.ondevice import session as ondevice_session
 from targets.ondevice.failure import Failure
@@ -122,29 +123,40 @@ class OnnxRuntimeEngine(Engine):
 
 @final
 class _OrtRunner(Runner):
+    """Opens and runs the session in a thread of its own.
+
+    The first session of a process may set its thread to flush subnormals; ours must go on computing as it did. Later
+    sessions do not set it any more: outputs that must be those of the device come from a fresh process
+    (`targets.engines.child.infer_in_child`).
+    """
+
     def __init__(self, build: EngineBuild) -> None:
         super().__init__(build)
+        self._names = [port.name for port in build.outputs]
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="onnxruntime")
         try:
             spec = ondevice_session.read_spec(build.folder)
-            self._session: Any = ondevice_session.open_session(build.folder, spec)
+            opening = self._thread.submit(ondevice_session.open_session, build.folder, spec)
+            self._session: Any = opening.result()
         except Failure as failure:
+            self._thread.shutdown()
             raise from_failure(failure) from failure
-        self._names = [port.name for port in build.outputs]
 
     def _infer(self, feed: Mapping[str, Array]) -> Mapping[str, Array]:
-        from targets.errors import DeviceError
-
         try:
-            return dict(zip(self._names, self._session.run(self._names, dict(feed)), strict=True))
+            outputs = self._thread.submit(self._session.run, self._names, dict(feed)).result()
         except ondevice_session.runtime_errors() as error:
             raise DeviceError(
                 "the engine failed on this batch",
                 " ".join(str(error).split())[:500],
                 "check that the samples are what the model was exported for",
             ) from error
+        return dict(zip(self._names, outputs, strict=True))
 
     def close(self) -> None:
+        """Frees the session and its thread."""
         self._session = None
+        self._thread.shutdown()
 
 
 def is_tuned_here(profile: TargetProfile) -> bool:
@@ -162,7 +174,7 @@ def optimise(proto: onnx.ModelProto, options: Mapping[str, object]) -> onnx.Mode
         InputError: The runtime refuses the model.
     """
     runtime = ondevice_session.import_runtime()
-    settings = ondevice_session.session_options(runtime, options)
+    settings = ondevice_session.session_options(runtime, {**options, **HOST_ARITHMETIC})
     with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
         path = Path(folder) / "optimised.onnx"
         settings.optimized_model_filepath = str(path)

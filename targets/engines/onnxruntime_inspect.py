@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from targets.engines.base import EngineBuild, Inspection, Port
+from targets.engines.base import HOST_ARITHMETIC, EngineBuild, Inspection, Port
 from targets.errors import InputError
 from targets.ondevice import session as ondevice_session
 
@@ -80,7 +80,9 @@ def _profile(proto: onnx.ModelProto, build: EngineBuild) -> list[dict[str, Any]]
     """One event a node, in the order of execution, from one inference of one sample."""
     runtime = ondevice_session.import_runtime()
     with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
-        settings = ondevice_session.session_options(runtime, {**build.options, "optimization": "disabled"})
+        settings = ondevice_session.session_options(
+            runtime, {**build.options, "optimization": "disabled", **HOST_ARITHMETIC}
+        )
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder) / "profile")
         providers = [name for name in _names(build.options["providers"]) if name in runtime.get_available_providers()]
@@ -160,5 +162,6 @@ def _subnormals(tensor: onnx.TensorProto) -> int:
 
     if tensor.data_type != onnx.TensorProto.FLOAT:
         return 0
-    magnitude = np.abs(numpy_helper.to_array(tensor))
-    return int(np.count_nonzero((magnitude > 0) & (magnitude < np.finfo(np.float32).tiny)))
+    # By bits: comparing numbers would not see them where the runtime has set this thread to flush them.
+    bits = np.ascontiguousarray(numpy_helper.to_array(tensor)).view(np.uint32) & np.uint32(0x7FFFFFFF)
+    return int(np.count_nonzero((bits > 0) & (bits < np.uint32(0x00800000))))

@@ -17,7 +17,8 @@ def read_arrays(path: str, prefix: str = "") -> dict[str, np.ndarray]:
         Failure: The file is missing, no .npz, or holds no such array.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because numpy leaves a file open that is no archive.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:  # noqa: PTH123
             found = {name[len(prefix) :]: archive[name] for name in archive.files if name.startswith(prefix)}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise Failure(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FREE_BATCH = ["batch", 3, 8, 8]
 
@@ -20,7 +23,7 @@ def _save(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarr
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [shape[0], 4])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
     return path

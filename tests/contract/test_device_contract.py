@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from targets import devices
-from targets.devices.base import Device
 from targets.engines import engine
 from targets.errors import DeviceError, InputError, RefusedError
 from targets.profile import load_profile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from targets.devices.base import Device
 
 
 @pytest.fixture(params=["local"])
@@ -41,7 +45,16 @@ def test_measures_an_engine(device: Device, models: dict[str, Path], samples: np
     np.savez(tmp_path / "samples.npz", x=samples)
     with engine("onnxruntime").open(build) as runner:
         np.savez(tmp_path / "expected.npz", **{"output.y": runner.infer({"x": samples})["y"]})
-    command = ["measure", "e", "--samples", "samples.npz", "--engine-sha256", build.sha256, "--expected", "expected.npz"]
+    command = [
+        "measure",
+        "e",
+        "--samples",
+        "samples.npz",
+        "--engine-sha256",
+        build.sha256,
+        "--expected",
+        "expected.npz",
+    ]
     lengths = ["--warmup-s", "0.02", "--min-s", "0.05", "--min-iterations", "20"]
     run = device.run(tmp_path, [*command, *lengths], timeout_s=60).result
     ordered = [run[key] for key in ("min_ns", "median_ns", "p90_ns", "p95_ns", "p99_ns", "max_ns")]
@@ -57,7 +70,9 @@ def test_measures_an_engine(device: Device, models: dict[str, Path], samples: np
     assert run["mem"]["steady_uss"] <= run["mem"]["steady_pss"]
 
 
-def test_another_engine_is_refused(device: Device, models: dict[str, Path], samples: np.ndarray, tmp_path: Path) -> None:
+def test_another_engine_is_refused(
+    device: Device, models: dict[str, Path], samples: np.ndarray, tmp_path: Path
+) -> None:
     """Asked to measure one engine, a device does not measure another; the refusal crosses the border as such."""
     engine("onnxruntime").build(models["fp32"], load_profile("host"), tmp_path / "e", precision="fp32")
     np.savez(tmp_path / "samples.npz", x=samples)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
+import subprocess
+import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -16,6 +18,9 @@ from targets.engines.base import Engine, EngineBuild
 from targets.errors import InputError, RefusedError
 from targets.files import sha256_file
 from targets.profile import TargetProfile, load_profile
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TARGETS = ("host", "x86-64-avx2", "raspberry-pi-5")
 
@@ -186,3 +191,24 @@ def test_builds_into_an_empty_folder_only(
     with pytest.raises(InputError, match="not empty"):
         engine.build(models["fp32"], host, tmp_path / "e", precision="fp32")
     assert [path.name for path in (tmp_path / "e").iterdir()] == ["mine.txt"]
+
+
+def test_the_host_computes_on_as_before(models: dict[str, Path], tmp_path: Path) -> None:
+    """Building, inspecting and running an engine that flushes subnormals does not make this process flush them."""
+    code = f"""
+import numpy as np
+from pathlib import Path
+from targets.engines import engine
+from targets.profile import load_profile
+tiny = np.full(4, 1e-40, np.float32)
+profile = load_profile("host")
+assert profile.engine.denormal_as_zero
+model, out = Path({str(models["fp32"])!r}), Path({str(tmp_path / "e")!r})
+build = engine("onnxruntime").build(model, profile, out, precision="fp32")
+with engine("onnxruntime").open(build) as runner:
+    runner.infer({{"x": np.zeros((1, 3, 8, 8), np.float32)}})
+    assert (tiny * np.float32(1) != 0).all()
+assert (tiny * np.float32(1) != 0).all()
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()

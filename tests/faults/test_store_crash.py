@@ -78,7 +78,7 @@ def test_kill_at_any_call_loses_nothing(
     invariants: ModuleType,
 ) -> None:
     """Kill -9 at a system call leaves a sound store, and the same command ends with the same digests."""
-    sample = moments[:: max(1, len(moments) // 20)]
+    sample = moments[:: max(1, len(moments) // 14)]
     killed = [
         _kill_at(moment, strace, publisher_argv, tmp_path / str(index), publisher, invariants)
         for index, moment in enumerate(sample)
@@ -87,6 +87,7 @@ def test_kill_at_any_call_loses_nothing(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_kill_at_every_call_loses_nothing(
     moments: list[tuple[str, int]],
     strace: str,
@@ -96,8 +97,11 @@ def test_kill_at_every_call_loses_nothing(
     invariants: ModuleType,
 ) -> None:
     """Kill -9 at every single system call leaves a sound store, and the same command ends with the same digests."""
-    for index, moment in enumerate(moments):
+    killed = [
         _kill_at(moment, strace, publisher_argv, tmp_path / str(index), publisher, invariants)
+        for index, moment in enumerate(moments)
+    ]
+    assert sum(killed) >= len(moments) - 3
 
 
 @pytest.mark.parametrize(
@@ -128,8 +132,6 @@ def test_disk_fault_is_a_clean_stop(
     number = numbers[len(numbers) // 3]
     inject = f"inject={call}:error={error}:when={number}"
     done = _trace(strace, publisher_argv, tmp_path, "-e", f"trace={call}", "-e", inject)
-    if done.returncode == 1 and b"publisher.py" in done.stderr and b".write_" in done.stderr:
-        pytest.skip("the fault hit the tiny pipeline's own file")
     assert done.returncode == 5, done.stderr.decode()
     told = json.loads(done.stdout)
     assert all(told[part] and "\n" not in told[part] for part in ("what", "why", "fix"))

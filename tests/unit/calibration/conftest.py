@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
 FLOAT = TensorProto.FLOAT
 
 
-def build(nodes, constants, *, inputs=None, outputs=None, opset=20) -> onnx.ModelProto:
+def build(
+    nodes: list[onnx.NodeProto],
+    constants: Mapping[str, object],
+    *,
+    inputs: Mapping[str, Sequence[int | str]] | None = None,
+    outputs: Mapping[str, Sequence[int | str]] | None = None,
+    opset: int = 20,
+) -> onnx.ModelProto:
     """A checked model; inputs default to x (batch, 3, 8, 8), outputs to y (batch, 10)."""
     graph = helper.make_graph(
         nodes,
@@ -26,11 +39,11 @@ def build(nodes, constants, *, inputs=None, outputs=None, opset=20) -> onnx.Mode
     return model
 
 
-def residual_parts(seed: int = 0):
+def residual_parts(seed: int = 0) -> tuple[list[onnx.NodeProto], dict[str, object]]:
     """Nodes and constants of a residual net with a padded shortcut, like a CIFAR ResNet."""
     rng = np.random.default_rng(seed)
 
-    def kernel(out, inner, size):
+    def kernel(out: int, inner: int, size: int) -> NDArray[np.float32]:
         return (rng.standard_normal((out, inner, size, size)) / np.sqrt(inner * size * size)).astype(np.float32)
 
     constants = {
@@ -81,6 +94,18 @@ def residual(tmp_path: Path) -> Path:
     path = tmp_path / "net.onnx"
     path.write_bytes(build(nodes, constants).SerializeToString())
     return path
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """Builds a model from nodes and constants and returns its path."""
+
+    def _save(nodes: list[onnx.NodeProto], constants: Mapping[str, object], **options: object) -> Path:
+        path = tmp_path / "built.onnx"
+        path.write_bytes(build(nodes, constants, **options).SerializeToString())
+        return path
+
+    return _save
 
 
 @pytest.fixture

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calibration.observers import BINS, Histogram, MinMax
+from calibration.observers import BINS, Histogram, MinMax, Observer
 from targets.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 values = hnp.arrays(
     np.float32,
@@ -18,14 +23,14 @@ values = hnp.arrays(
 )
 
 
-def seen(*batches) -> Histogram:
+def seen(*batches: NDArray[np.float32]) -> Histogram:
     histogram = Histogram()
     for batch in batches:
         histogram.update(batch)
     return histogram
 
 
-def squared_error(array, low, high, levels):
+def squared_error(array: NDArray[np.float32], low: float, high: float, levels: int) -> float:
     """Float64 reference: quantise to ``levels`` values over [low, high] with an exact zero."""
     scale = (high - low) / (levels - 1)
     if scale == 0.0:
@@ -37,7 +42,7 @@ def squared_error(array, low, high, levels):
 
 @settings(max_examples=60, deadline=None)
 @given(values, st.integers(0, 200))
-def test_batching_and_order_do_not_matter(array, cut):
+def test_batching_and_order_do_not_matter(array: NDArray[np.float32], cut: int) -> None:
     """A histogram depends on the values only: any split and order gives the same counts, and so does merging."""
     whole = seen(array)
     parts = seen(array[::-1][cut:], array[::-1][:cut])
@@ -51,7 +56,7 @@ def test_batching_and_order_do_not_matter(array, cut):
 
 @settings(max_examples=60, deadline=None)
 @given(values)
-def test_bins_hold_what_they_say(array):
+def test_bins_hold_what_they_say(array: NDArray[np.float32]) -> None:
     """Doubling keeps every count in the right bin: numpy's float64 histogram over the same edges is the same."""
     histogram = seen(*np.array_split(array, 7))
     edges = np.linspace(-histogram.radius, histogram.radius, BINS + 1)
@@ -64,7 +69,7 @@ def test_bins_hold_what_they_say(array):
 
 @settings(max_examples=60, deadline=None)
 @given(values, st.floats(50.0, 100.0))
-def test_percentile_is_within_one_bin(array, percent):
+def test_percentile_is_within_one_bin(array: NDArray[np.float32], percent: float) -> None:
     """The percentile range is at most one bin width from the exact one, and never outside the range seen."""
     histogram = seen(array)
     low, high = histogram.percentile_range(percent)
@@ -79,7 +84,7 @@ def test_percentile_is_within_one_bin(array, percent):
 
 @pytest.mark.parametrize("kind", ["normal", "relu", "laplace", "shifted"])
 @pytest.mark.parametrize("levels", [16, 256])
-def test_mse_range_is_near_the_best(kind, levels):
+def test_mse_range_is_near_the_best(kind: str, levels: int) -> None:
     """The MSE range has at most 3 % more real squared error than the best of a float64 grid search, both-sided."""
     rng = np.random.default_rng(3)
     array = {
@@ -97,14 +102,14 @@ def test_mse_range_is_near_the_best(kind, levels):
     assert found <= best * 1.03
 
 
-def test_mse_range_stays_on_the_side_of_the_values():
+def test_mse_range_stays_on_the_side_of_the_values() -> None:
     """After a Relu the low end is exactly zero; for negative values the high end is."""
     array = np.abs(np.random.default_rng(0).standard_normal(1000)).astype(np.float32)
     assert seen(array).mse_range(256)[0] == 0.0
     assert seen(-array).mse_range(256)[1] == 0.0
 
 
-def test_zeros_alone():
+def test_zeros_alone() -> None:
     """A dead tensor has the range [0, 0] by every method, and later values are still placed right."""
     histogram = seen(np.zeros(5, np.float32))
     assert histogram.range() == histogram.mse_range(256) == histogram.percentile_range(99.9) == (0.0, 0.0)
@@ -114,7 +119,7 @@ def test_zeros_alone():
 
 
 @pytest.mark.parametrize("observer", [MinMax, Histogram])
-def test_nothing_seen_is_an_error(observer):
+def test_nothing_seen_is_an_error(observer: type[Observer]) -> None:
     """An observer that saw no value has no range."""
     empty = observer()
     empty.update(np.empty(0, np.float32))

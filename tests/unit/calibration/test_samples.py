@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
 
 from calibration.samples import CalibrationSet
 from targets.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 IO = {
     "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 3]}],
@@ -14,11 +21,11 @@ IO = {
 }
 
 
-def array(count=10, dtype=np.float32):
+def array(count: int = 10, dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
     return np.arange(count * 3, dtype=dtype).reshape(count, 3)
 
 
-def test_iterates_again_and_covers_every_sample():
+def test_iterates_again_and_covers_every_sample() -> None:
     """Two iterations give the same batches, and together they are the samples in order."""
     samples = CalibrationSet({"x": array()}, batch_size=4)
     first, second = ([batch["x"] for batch in samples] for _ in range(2))
@@ -27,7 +34,7 @@ def test_iterates_again_and_covers_every_sample():
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_round_trip_keeps_the_content(tmp_path):
+def test_round_trip_keeps_the_content(tmp_path: Path) -> None:
     """Saved and loaded samples have the same content hash; a changed value, name or type another one."""
     samples = CalibrationSet({"x": array()}, batch_size=4)
     samples.save(tmp_path / "s.npz")
@@ -40,7 +47,7 @@ def test_round_trip_keeps_the_content(tmp_path):
     assert samples.content_sha256 not in hashes
 
 
-def test_split_parts_the_samples():
+def test_split_parts_the_samples() -> None:
     """Every fifth sample is held back, nothing is lost, and a tiny set serves as both."""
     samples = CalibrationSet({"x": array(12)}, batch_size=4)
     kept, held = samples.split(5)
@@ -62,14 +69,14 @@ def test_split_parts_the_samples():
         ({"x": np.array(["a"])}, 1, "have type <U1"),
     ],
 )
-def test_bad_samples_are_refused(arrays, batch_size, match):
+def test_bad_samples_are_refused(arrays: dict[str, object], batch_size: int, match: str) -> None:
     """No samples, unequal counts, no numbers and empty batches are errors."""
     with pytest.raises(InputError, match=match):
         CalibrationSet({name: np.asarray(value) for name, value in arrays.items()}, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_nan_names_input_and_sample(bad):
+def test_nan_names_input_and_sample(bad: float) -> None:
     """NaN or Inf is reported with the input's name and the sample's index."""
     values = array(600)
     values[517, 1] = bad
@@ -77,7 +84,7 @@ def test_nan_names_input_and_sample(bad):
         CalibrationSet({"x": values}, batch_size=8)
 
 
-def test_mismatch_prints_both_sides():
+def test_mismatch_prints_both_sides() -> None:
     """Wrong names, types and shapes are refused, and both sides are in the message."""
     with pytest.raises(InputError) as names:
         CalibrationSet({"z": array()}, batch_size=2).check_against(IO)
@@ -93,7 +100,7 @@ def test_mismatch_prints_both_sides():
     CalibrationSet({"x": array()}, batch_size=3).check_against(IO)
 
 
-def test_fixed_batch_needs_whole_batches():
+def test_fixed_batch_needs_whole_batches() -> None:
     """A model of fixed batch size takes only samples in batches of that size, without remainder."""
     fixed = {"inputs": [{"name": "x", "dtype": "float32", "shape": [4, 3]}], "outputs": []}
     CalibrationSet({"x": array(12)}, batch_size=4).check_against(fixed)
@@ -102,7 +109,7 @@ def test_fixed_batch_needs_whole_batches():
             CalibrationSet({"x": array(count)}, batch_size=size).check_against(fixed)
 
 
-def test_pickles_and_rubbish_are_not_read(tmp_path):
+def test_pickles_and_rubbish_are_not_read(tmp_path: Path) -> None:
     """An object array (a pickle), text and a missing file are errors, not code that runs."""
     np.savez(tmp_path / "pickle.npz", x=np.array([{"a": 1}], dtype=object))
     (tmp_path / "text.npz").write_text("no archive")

@@ -44,8 +44,9 @@ def write_build(folder: Path) -> Path:
         "denormal_as_zero": False, "optimization": "disabled",
     }  # fmt: skip
     spec = {
-        "schema": 1, "engine": "onnxruntime", "file": "engine.onnx", "runtime": "onnxruntime", "runtime_version": "1.32.0",
-        "precision": "fp32", "options": options, "sha256": hashlib.sha256(data).hexdigest(),
+        "schema": 1, "engine": "onnxruntime", "file": "engine.onnx", "runtime": "onnxruntime",
+        "runtime_version": "1.32.0", "precision": "fp32", "options": options,
+        "sha256": hashlib.sha256(data).hexdigest(),
         "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}],
         "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch", 3]}],
     }  # fmt: skip

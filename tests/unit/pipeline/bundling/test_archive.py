@@ -248,9 +248,7 @@ def test_an_existing_destination_is_left_alone(tmp_path: Path) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 511), value=st.integers(0, 255))
-def test_any_header_byte_may_be_anything(
-    position: int, value: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_any_header_byte_may_be_anything(position: int, value: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whatever one byte of a header says (checksum made right), the result is inside the target, or a refusal."""
     tmp = tmp_path_factory.mktemp("fuzz")
     raw = bytearray(entry("t/abc", data=b"1234")[0].tobuf(tarfile.USTAR_FORMAT))

@@ -23,12 +23,13 @@ from targets.errors import InputError, RefusedError
 from targets.ondevice_pack import pack
 
 EXPECTED = {
-    "README.txt", "engine.json", "engine.onnx", "golden.npz", "inspect.json", "manifest.json", "ondevice.pyz", "requirements.txt",
+    "README.txt", "engine.json", "engine.onnx", "golden.npz", "inspect.json", "manifest.json", "ondevice.pyz",
+    "requirements.txt",
 }  # fmt: skip
 
 
 def test_a_bundle_has_everything_the_device_needs(bundle: Path, build_folder: Path) -> None:
-    """Engine, its description, golden vectors, program, requirements, how-to and manifest: all there and as they were."""
+    """Engine, its description, golden vectors, program, requirements, how-to, manifest: all there and unchanged."""
     assert {p.name for p in bundle.iterdir()} == EXPECTED
     for name in ("engine.onnx", "engine.json", "inspect.json"):
         assert (bundle / name).read_bytes() == (build_folder / name).read_bytes()
@@ -115,7 +116,7 @@ def test_a_build_that_is_not_whole_is_not_bundled(build_folder: Path, tmp_path: 
     """An engine that differs from its description, a missing file, a link and a name elsewhere are refused."""
     changed = Path(shutil.copytree(build_folder, tmp_path / "changed"))
     (changed / "engine.onnx").write_bytes(b"other")
-    with pytest.raises(InputError, match="not the file engine.json describes"):
+    with pytest.raises(InputError, match=r"not the file engine\.json describes"):
         _assemble(changed, tmp_path / "out1")
     missing = Path(shutil.copytree(build_folder, tmp_path / "missing"))
     (missing / "inspect.json").unlink()

@@ -16,7 +16,8 @@ from pipeline.bundling.verify import verify_bundle
 from targets.errors import DeviceError, InputError, RefusedError
 
 NAMES = [
-    "README.txt", "engine.json", "engine.onnx", "golden.npz", "inspect.json", "manifest.json", "ondevice.pyz", "requirements.txt",
+    "README.txt", "engine.json", "engine.onnx", "golden.npz", "inspect.json", "manifest.json", "ondevice.pyz",
+    "requirements.txt",
 ]  # fmt: skip
 
 
@@ -121,7 +122,7 @@ def test_a_program_that_dies_is_reported(bundle: Path, monkeypatch: pytest.Monke
     """When the device program ends without an answer, the message has its last line and exit status."""
     dying = b"import sys\nsys.stderr.write('boom at the end\\n')\nsys.exit(9)\n"
     monkeypatch.setattr("targets.ondevice_pack.pack", lambda: dying)
-    with pytest.raises(DeviceError, match="exit status 9: boom at the end"):
+    with pytest.raises(DeviceError, match="exit status 9: 'boom at the end'"):
         verify_bundle(bundle)
     forged = b'print(\'{"nonce": "", "result": {"engine_sha256": "", "samples": 5, "outputs": {}}}\')\n'
     monkeypatch.setattr("targets.ondevice_pack.pack", lambda: forged)

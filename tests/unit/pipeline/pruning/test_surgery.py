@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  (its name everywhere)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from pipeline.graph import trace
 from pipeline.pruning import Decisions, Kept, PruningGraph, apply_decisions, find_groups, mask_decisions
 from targets.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def conv(i: int, o: int, k: int = 3, **kw: Any) -> nn.Conv2d:
-    return nn.Conv2d(i, o, k, padding=k // 2, **kw)
+
+def conv(i: int, o: int, *, groups: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(i, o, 3, padding=1, groups=groups, bias=bias)
 
 
 class Plain(nn.Module):
@@ -121,7 +125,13 @@ class Squeeze(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.c, self.r, self.e, self.s, self.d = conv(3, 8), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1), conv(8, 1), conv(8, 6)
+        self.c, self.r, self.e, self.s, self.d = (
+            conv(3, 8),
+            nn.Conv2d(8, 4, 1),
+            nn.Conv2d(4, 8, 1),
+            conv(8, 1),
+            conv(8, 6),
+        )
         self.gamma, self.fc = nn.Parameter(torch.randn(6, 1, 1)), nn.Linear(6, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,7 +189,12 @@ class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.c = conv(3, 6), conv(6, 8), conv(8, 10)
-        self.up, self.d, self.e, self.out = nn.ConvTranspose2d(10, 8, 2, 2), conv(16, 8), conv(14, 6), nn.Conv2d(6, 2, 1)
+        self.up, self.d, self.e, self.out = (
+            nn.ConvTranspose2d(10, 8, 2, 2),
+            conv(16, 8),
+            conv(14, 6),
+            nn.Conv2d(6, 2, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         a = F.relu(self.a(x))
@@ -263,7 +278,8 @@ class Shuffle(nn.Module):
 ZOO: dict[str, Callable[[], nn.Module]] = {
     cls.__name__: cls
     for cls in (
-        Plain, Residual, PaddedResNet, Dense, Mobile, Squeeze, Grouped, Mlp, OneD, UNet, Heads, Shared, Tied, Padded, Shuffle,
+        Plain, Residual, PaddedResNet, Dense, Mobile, Squeeze, Grouped, Mlp, OneD, UNet, Heads, Shared, Tied, Padded,
+        Shuffle,
     )
 }  # fmt: skip
 
@@ -296,28 +312,169 @@ def outputs(gm: fx.GraphModule, x: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", ZOO)
-@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-def test_small_equals_blinded_dense(name: str, share: float) -> None:
-    """Small and masked dense agree to 1e-9 in double precision at batch 1, 2 and 5; the original stays as it was."""
+def test_small_equals_blinded_dense(name: str) -> None:
+    """Small and masked dense agree to 1e-9 in double precision at batch 1, 2, 5; small trains; the original stays."""
     gm, _ = build(name)
     graph = find_groups(gm)
     assert graph.groups
-    decisions = remove(graph, share, seed=round(10 * share))
     before = {k: v.clone() for k, v in gm.state_dict().items()}
-    small, masked = apply_decisions(gm, decisions), mask_decisions(gm, decisions)
-    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in gm.parameters())
-    for batch in (1, 2, 5):
-        x = torch.randn(batch, 3, 16, 16, dtype=torch.float64)
-        for a, b in zip(outputs(small, x), outputs(masked, x), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    for share in (0.1, 0.5, 1.0):
+        decisions = remove(graph, share, seed=round(10 * share))
+        small, masked = apply_decisions(gm, decisions), mask_decisions(gm, decisions)
+        assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in gm.parameters())
+        for batch in (1, 2, 5):
+            x = torch.randn(batch, 3, 16, 16, dtype=torch.float64)
+            for a, b in zip(outputs(small, x), outputs(masked, x), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+        sum(out.square().sum() for out in outputs(small, x)).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in small.parameters())
     assert all(torch.equal(before[k], v) for k, v in gm.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_small_trains(name: str) -> None:
-    """Gradients reach every parameter of the small graph and are finite."""
+@pytest.mark.parametrize("name", ["Grouped", "Heads"])
+def test_small_exports_to_onnx(name: str) -> None:
+    """The small graph goes through torch's ONNX exporter with a free batch axis."""
     gm, x = build(name)
-    small = apply_decisions(gm, remove(find_groups(gm), 0.5, seed=3))
-    sum(out.square().sum() for out in outputs(small, x)).backward()
-    gradients = {n: p.grad for n, p in small.named_parameters()}
-    assert all(g is not None and g.isfinite().all() for g in gradients.values())
+    small = apply_decisions(gm, remove(find_groups(gm), 0.5, seed=4)).float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            small, (x.float(),), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False
+        )
+    assert program is not None
+    shape = program.model.graph.inputs[0].shape
+    assert shape is not None
+    assert not isinstance(shape[0], int)
+
+
+def test_small_can_be_pruned_again() -> None:
+    """Surgery renews the metadata, so groups are found on its result, and the promise holds a second time."""
+    gm, x = build("UNet")
+    small = apply_decisions(gm, remove(find_groups(gm), 0.4, seed=5))
+    decisions = remove(find_groups(small), 0.5, seed=6)
+    torch.testing.assert_close(apply_decisions(small, decisions)(x), mask_decisions(small, decisions)(x))
+
+
+def test_decisions_replay_on_a_new_trace() -> None:
+    """Decisions that went through JSON cut a freshly traced model exactly as they cut the first."""
+    gm, x = build("Dense")
+    decisions = remove(find_groups(gm), 0.5, seed=7)
+    again = apply_decisions(build("Dense")[0], Decisions.from_json(decisions.to_json()))
+    torch.testing.assert_close(again(x), apply_decisions(gm, decisions)(x), rtol=0, atol=0)
+
+
+def test_ties_and_trainability_survive() -> None:
+    """Tied weights are one tensor after surgery, and a frozen parameter stays frozen."""
+    gm, _ = build("Tied")
+    gm.get_parameter("i.bias").requires_grad_(False)  # noqa: FBT003  (torch's own signature)
+    small = apply_decisions(gm, remove(find_groups(gm), 0.5, seed=8))
+    assert small.get_parameter("a.weight") is small.get_parameter("b.weight")
+    assert small.get_parameter("a.weight").shape == (6, 4)
+    assert not small.get_parameter("i.bias").requires_grad
+
+
+class Constant(nn.Module):
+    """A constant tensor that is neither parameter nor buffer scales the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.scale, self.fc = conv(3, 8), torch.arange(8.0).view(8, 1, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc((self.a(x) * self.scale).mean((2, 3)))
+
+
+def test_constants_are_cut_too() -> None:
+    """A plain tensor attribute loses the same indices as the channels it scales."""
+    gm = trace(Constant(), {"x": torch.randn(2, 3, 8, 8)})
+    graph = find_groups(gm)
+    decisions = remove(graph, 0.5, seed=9)
+    x = torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(apply_decisions(gm, decisions)(x), mask_decisions(gm, decisions)(x))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "hint"),
+    [
+        ({"c9.weight": {0: Kept(size=8, kept=(0,))}}, "c1.weight"),
+        ({"c1.weight": {0: Kept(size=9, kept=(0,))}}, "has 8 indices here"),
+        ({"c1.weight": {0: Kept(size=8, kept=(0, 1))}}, "has to lose 6 indices"),
+        ({"f2.weight": {0: Kept(size=5, kept=(0, 1))}}, "have to stay"),
+    ],
+)
+def test_refuses_decisions_of_another_model(parameters: dict[str, dict[int, Kept]], hint: str) -> None:
+    """Unknown names, other sizes, half-cut units and protected outputs are input errors that say which."""
+    gm, _ = build("Plain")
+    with pytest.raises(InputError) as caught:
+        apply_decisions(gm, Decisions(parameters=parameters))
+    assert hint in caught.value.why
+
+
+class Random(nn.Module):
+    """A random graph of convolutions, sums, concatenations, pools, gates and slices, from a list of choices."""
+
+    def __init__(self, choices: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.choices, self.parts, width = choices, nn.ModuleList(), 4
+        for kind, size in choices:
+            made, width = self._part(kind % 8, 2 * size, width)
+            self.parts.append(made)
+        self.head = nn.Linear(4 * width, 3)
+
+    @staticmethod
+    def _part(  # noqa: PLR0911  (one line a kind)
+        kind: int, size: int, width: int
+    ) -> tuple[nn.Module, int]:
+        if kind == 0:
+            return conv(width, size), size
+        if kind == 1:
+            return nn.Sequential(
+                conv(width, size, bias=False), nn.BatchNorm2d(size), nn.Sigmoid(), conv(size, width)
+            ), width
+        if kind == 2:
+            return conv(width, size), width + size
+        if kind == 3:
+            return conv(width, width, groups=width), width
+        if kind == 4:
+            return nn.Conv2d(width, width, 1), width
+        if kind == 5 and width % 2 == 0:
+            return conv(width, size, groups=2), size
+        if kind == 6:
+            return nn.BatchNorm2d(width), width + size
+        return nn.PReLU(width), width
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, x[:, :1] * 0.5], 1)
+        for (kind, size), part in zip(self.choices, self.parts, strict=True):
+            x = self._step(kind % 8, 2 * size, part, x)
+        return self.head(F.adaptive_avg_pool2d(x, 2).flatten(1))
+
+    @staticmethod
+    def _step(kind: int, size: int, part: nn.Module, x: Tensor) -> Tensor:
+        if kind == 1:
+            return x + part(x)
+        if kind == 2:
+            return torch.cat([x, F.relu(part(x))], 1)
+        if kind == 4:
+            return x * torch.sigmoid(part(x.mean((2, 3), keepdim=True)))
+        if kind == 6:
+            return F.pad(torch.tanh(part(x)), (0, 0, 0, 0, size // 2, size - size // 2))
+        return part(x)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    choices=st.lists(st.tuples(st.integers(0, 7), st.integers(1, 4)), min_size=1, max_size=7),
+    share=st.sampled_from([0.2, 0.5, 0.9, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_promise_on_random_graphs(choices: list[tuple[int, int]], share: float, seed: int) -> None:
+    """Whatever the graph and whatever goes, small equals blinded dense."""
+    torch.manual_seed(seed)
+    gm = trace(Random([(0, 3), *choices]).double(), {"x": torch.randn(2, 3, 6, 6, dtype=torch.float64)})
+    graph = find_groups(gm)
+    decisions = remove(graph, share, seed)
+    x = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+    torch.testing.assert_close(
+        apply_decisions(gm, decisions)(x), mask_decisions(gm, decisions)(x), rtol=1e-9, atol=1e-9
+    )

@@ -107,6 +107,15 @@ def test_odd_names_are_fine(name: str) -> None:
     assert check_name(name) == name
 
 
+def test_notes_are_kept_beside_the_digest() -> None:
+    """Notes come back with the record, are guarded by its checksum, and change no digest."""
+    noted = make_entry(_KEY, "export", _FILES, _ENTRY.meta, measured=False, notes={"wall_s": 1.25})
+    assert noted.digest == _ENTRY.digest
+    assert read_record(write_record(noted), _KEY) == noted
+    with pytest.raises(DamageError):
+        read_record(write_record(noted).replace(b"1.25", b"1.26"), _KEY)
+
+
 def test_two_files_of_one_name_are_refused() -> None:
     """A result cannot hold two files of one name."""
     with pytest.raises(ValueError, match="same name"):

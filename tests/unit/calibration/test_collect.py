@@ -1,0 +1,78 @@
+"""Promises of the calibration pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from calibration.collect import collect
+from calibration.samples import CalibrationSet
+from calibration.session import Session
+from targets.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+def test_minmax_is_exact_and_batching_does_not_matter(residual: Path, images: NDArray[np.float32]) -> None:
+    """Min-max ranges are those of a float64 reference over all samples, whatever the batch size; so are the others."""
+    tables = [collect(residual, CalibrationSet({"x": images}, batch_size=size), threads=1) for size in (7, 60)]
+    output = Session(residual.read_bytes(), threads=1, optimize=False).run(None, {"x": images})[0]
+    for table in tables:
+        assert table.tensors["y"]["minmax"] == pytest.approx((output.min(), output.max()), rel=1e-5)
+        assert table.tensors["x"]["minmax"] == (float(images.min()), float(images.max()))
+    for name, ranges in tables[0].tensors.items():
+        for method in ("percentile", "mse"):
+            assert ranges[method] == pytest.approx(tables[1].tensors[name][method], rel=0.02, abs=1e-4)
+
+
+def test_every_method_is_inside_minmax(residual: Path, images: NDArray[np.float32]) -> None:
+    """No method gives a range wider than what was seen (zero counts as seen)."""
+    table = collect(residual, CalibrationSet({"x": images}, batch_size=16), threads=1)
+    for ranges in table.tensors.values():
+        low, high = min(ranges["minmax"][0], 0.0), max(ranges["minmax"][1], 0.0)
+        assert all(low <= a <= b <= high for a, b in ranges.values())
+    assert table.samples == 60
+
+
+def test_histogram_of_a_large_tensor_misses_no_channel(save: Callable[..., Path]) -> None:
+    """A large tensor is sampled at a stride that visits every channel: an outlier channel moves the MSE range."""
+    images = np.zeros((8, 3, 64, 64), np.float32)
+    images[:, 2] = 5.0
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    path = save(
+        nodes,
+        {"w": np.ones((4, 3, 1, 1), np.float32)},
+        inputs={"x": ["batch", 3, 64, 64]},
+        outputs={"y": ["batch", 4, 64, 64]},
+    )
+    table = collect(path, CalibrationSet({"x": images}, batch_size=8), threads=1)
+    assert table.tensors["x"]["mse"][1] == pytest.approx(5.0, rel=0.05)
+
+
+def test_nan_activation_names_tensor_and_sample(save: Callable[..., Path]) -> None:
+    """An activation that overflows is reported with its tensor and the index of the sample."""
+    images = np.ones((10, 3, 8, 8), np.float32)
+    images[7] = 1e38
+    nodes = [helper.make_node("Conv", ["x", "w"], ["hot"]), helper.make_node("Relu", ["hot"], ["y"])]
+    path = save(nodes, {"w": np.full((4, 3, 3, 3), 100.0, np.float32)}, outputs={"y": ["batch", 4, 6, 6]})
+    with pytest.raises(InputError, match="'hot' becomes NaN or Inf at sample 7"):
+        collect(path, CalibrationSet({"x": images}, batch_size=4), threads=1)
+
+
+def test_unknown_methods_and_unquantisable_models_are_refused(
+    residual: Path, save: Callable[..., Path], images: NDArray[np.float32]
+) -> None:
+    """An unknown method lists the known ones; a model with nothing to observe is an error."""
+    samples = CalibrationSet({"x": images}, batch_size=16)
+    with pytest.raises(InputError, match="no calibration method is called 'minmx'"):
+        collect(residual, samples, threads=1, methods=["minmx"])
+    other = save([helper.make_node("Erf", ["x"], ["y"])], {}, outputs={"y": ["batch", 3, 8, 8]})
+    with pytest.raises(InputError, match="no activation to observe"):
+        collect(other, samples, threads=1)
