@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +89,10 @@ def compress(
 
     observe = observer or _ignore
     store = store or open_store(observe)
-    plans = [(profile, compose(recipe, profile)) for profile in (load_profile(target) for target in targets or recipe.targets)]
+    plans = [
+        (profile, compose(recipe, profile))
+        for profile in (load_profile(target) for target in targets or recipe.targets)
+    ]
     return [_compress_one(recipe.name, profile.name, plan, out, store, observe) for profile, plan in plans]
 
 
@@ -115,16 +121,30 @@ def run_until(
     if not plan.nodes:
         raise InputError(
             f"recipe {recipe.name!r} has no stage {stage!r}",
-            "an ONNX model starts at quantize" if recipe.model.onnx else f"the recipe has no section for it, or target {profile.name!r} excludes it",
-            f"add [{stage}] to the recipe" if stage in {"prune", "distill"} and not recipe.model.onnx else "run `edgepress plan` to see its stages",
+            "an ONNX model starts at quantize"
+            if recipe.model.onnx
+            else f"the recipe has no section for it, or target {profile.name!r} excludes it",
+            f"add [{stage}] to the recipe"
+            if stage in {"prune", "distill"} and not recipe.model.onnx
+            else "run `edgepress plan` to see its stages",
         )
+    if out is not None:
+        check_writable(out / profile.name)
     rows = []
     for name, outcome in run_plan(plan, store, observer).items():
         if outcome.node.stage.name == stage:
             folder = out / profile.name / name.replace(":", "-") if out else None
             if folder is not None:
                 _copy_out(outcome, store, folder)
-            rows.append({"stage": name, "target": profile.name, "results": dict(outcome.entry.meta), "digest": outcome.entry.digest, "folder": str(folder or "")})
+            rows.append(
+                {
+                    "stage": name,
+                    "target": profile.name,
+                    "results": dict(outcome.entry.meta),
+                    "digest": outcome.entry.digest,
+                    "folder": str(folder or ""),
+                }
+            )
     return rows
 
 
@@ -142,8 +162,6 @@ def _copy_out(outcome: Outcome, store: Store, folder: Path) -> None:
 
 def open_store(observer: Observer) -> Store:
     """The user's store, whose damage reports become notices."""
-    import os
-
     from pipeline.events import Notice
 
     return Store(
@@ -156,8 +174,7 @@ def _compress_one(name: str, target: str, plan: Plan, out: Path, store: Store, o
     from pipeline.runner import run_plan
 
     destination = out / name / target
-    with disk_guard(f"writing {destination}", path=destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(destination)
     outcomes = run_plan(plan, store, observer)
     publish(outcomes, store, destination)
     run = json.loads((destination / "run.json").read_text(encoding="utf-8"))
@@ -165,15 +182,31 @@ def _compress_one(name: str, target: str, plan: Plan, out: Path, store: Store, o
     return Result(target=target, folder=destination, run=run, stages_run=len(outcomes) - reused, stages_reused=reused)
 
 
+def check_writable(folder: Path) -> None:
+    """Refuses a place that results cannot be written to, before the work; leaves nothing behind.
+
+    Raises:
+        EnvironmentFailure: A file stands where a folder must be, or there is no permission.
+    """
+    with disk_guard(f"writing {folder}"):
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        place = next(parent for parent in folder.absolute().parents if os.path.lexists(parent))
+        with tempfile.TemporaryDirectory(prefix=".edgepress-", dir=place):
+            pass
+
+
 def publish(outcomes: Mapping[str, Outcome], store: Store, destination: Path) -> None:
     """Puts bundle and report into ``destination``, in place of what was there, whole or not at all."""
+    with disk_guard(f"writing {destination}"):
+        destination.parent.mkdir(parents=True, exist_ok=True)
     staging = destination.parent / f".{destination.name}.new"
     remove_tree(staging)
     try:
         store.materialize(outcomes["bundle"].entry, staging)
         for file in outcomes["report"].entry.files:
             write_atomic(staging / file.name, store.read_bytes(outcomes["report"].entry, file.name))
-        verdict = outcomes["gate"].entry.meta
+        verdict: Mapping[str, Any] = outcomes["gate"].entry.meta
         if not verdict["met_budget"]:
             reasons = "".join(f"- {reason}\n" for reason in verdict["reasons"])
             write_atomic(staging / "REJECTED.txt", f"This bundle does not meet the budget:\n{reasons}".encode())

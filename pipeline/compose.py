@@ -48,7 +48,9 @@ def compose(recipe: Recipe, profile: TargetProfile) -> Plan:
     """
     _check_measurable(recipe, profile)
     sources = _find_sources(recipe)
-    nodes = [Node(name="data", title="check the data", stage=DataStage(source=sources.data, task=recipe.task), inputs={})]
+    nodes = [
+        Node(name="data", title="check the data", stage=DataStage(source=sources.data, task=recipe.task), inputs={})
+    ]
     floats = _onnx_nodes(recipe, sources) if recipe.model.onnx else _torch_nodes(recipe, sources, profile)
     nodes += floats
     reference, best = _float_models(nodes)
@@ -116,15 +118,36 @@ def _torch_nodes(recipe: Recipe, sources: _Sources, profile: TargetProfile) -> l
         best = "prune"
     if recipe.distill is not None:
         distill = DistillStage(
-            factory=factory, source=sources.data, task=recipe.task, distill=recipe.distill, seed=recipe.seed, threads=recipe.threads
+            factory=factory,
+            source=sources.data,
+            task=recipe.task,
+            distill=recipe.distill,
+            seed=recipe.seed,
+            threads=recipe.threads,
         )
         inputs = {"data": "data", "student": "prune", "teacher": dense}
-        nodes.append(Node(name="distill", title="recover with the dense model as teacher", stage=distill, inputs=inputs))
+        nodes.append(
+            Node(name="distill", title="recover with the dense model as teacher", stage=distill, inputs=inputs)
+        )
         best = "distill"
     export = ExportStage(factory=factory, source=sources.data, export=recipe.export, seed=recipe.seed)
     if best != dense:
-        nodes.append(Node(name="export:dense", title="export the dense model", stage=export, inputs={"data": "data", "model": dense}))
-    nodes.append(Node(name="export", title="export to ONNX, compare with torch", stage=export, inputs={"data": "data", "model": best}))
+        nodes.append(
+            Node(
+                name="export:dense",
+                title="export the dense model",
+                stage=export,
+                inputs={"data": "data", "model": dense},
+            )
+        )
+    nodes.append(
+        Node(
+            name="export",
+            title="export to ONNX, compare with torch",
+            stage=export,
+            inputs={"data": "data", "model": best},
+        )
+    )
     return nodes
 
 
@@ -132,12 +155,22 @@ def _dense_node(recipe: Recipe, sources: _Sources, factory: FactoryRef) -> Node:
     inputs: Mapping[str, Source] = {"data": "data"}
     if recipe.train is not None:
         train = TrainStage(
-            factory=factory, source=sources.data, task=recipe.task, train=recipe.train, seed=recipe.seed, threads=recipe.threads
+            factory=factory,
+            source=sources.data,
+            task=recipe.task,
+            train=recipe.train,
+            seed=recipe.seed,
+            threads=recipe.threads,
         )
         return Node(name="train", title="train the dense model", stage=train, inputs=inputs)
     assert sources.weights is not None
     load = LoadStage(
-        factory=factory, weights=sources.weights, source=sources.data, task=recipe.task, seed=recipe.seed, threads=recipe.threads
+        factory=factory,
+        weights=sources.weights,
+        source=sources.data,
+        task=recipe.task,
+        seed=recipe.seed,
+        threads=recipe.threads,
     )
     return Node(name="load", title="load the dense model", stage=load, inputs=inputs)
 
@@ -174,14 +207,23 @@ def _closing_nodes(
     """Measure, decide, bundle, report."""
     measured: tuple[str, ...] = ("benchmark",) if recipe.benchmark.measure else ()
     benchmark = BenchmarkStage(
-        source=sources.data, profile=profile, budget_s=recipe.benchmark.budget_s, seed=recipe.seed, device=machine.fingerprint()
+        source=sources.data,
+        profile=profile,
+        budget_s=recipe.benchmark.budget_s,
+        seed=recipe.seed,
+        device=machine.fingerprint(),
     )
     gate = GateStage(budget=recipe.budget, profile=profile)
     bundle = BundleStage(recipe_name=recipe.name, profile=profile, source=sources.data, task=recipe.task)
     report = ReportStage(recipe=recipe.model_dump(mode="json"), profile=profile, source=sources.data, task=recipe.task)
     chosen = Chosen(verdict="gate", among=builds)
     opening = [
-        Node(name="benchmark", title="measure all candidates, interleaved", stage=benchmark, inputs={"data": "data", "builds": builds})
+        Node(
+            name="benchmark",
+            title="measure all candidates, interleaved",
+            stage=benchmark,
+            inputs={"data": "data", "builds": builds},
+        )
     ]
     return (
         *(opening if measured else []),
@@ -189,7 +231,7 @@ def _closing_nodes(
         Node(name="bundle", title="bundle and verify", stage=bundle, inputs={"data": "data", "build": chosen}),
         Node(
             name="report",
-            title="report",
+            title="write the report",
             stage=report,
             inputs={
                 "data": "data",

@@ -112,7 +112,10 @@ def _challenge(challenger: Candidate, best: Candidate, compare: Comparer | None)
     smaller = challenger.size_bytes < best.size_bytes
     sizes = f"{challenger.size_bytes:,} against {best.size_bytes:,} bytes"
     if compare is None:
-        return smaller, f"latency was not measured; {'smaller' if smaller else 'not smaller'} than {best.name} ({sizes})"
+        return (
+            smaller,
+            f"latency was not measured; {'smaller' if smaller else 'not smaller'} than {best.name} ({sizes})",
+        )
     found = compare(challenger.name, best.name)
     verdict, ratio = str(found["verdict"]), float(found["ratio"])
     interval = found["ci95"]

@@ -87,9 +87,14 @@ def _check_types(node: Node, made: Mapping[str, type[Artifact]]) -> None:
         drawn: Iterable[str] = source.among if isinstance(source, Chosen) else source_names(source)
         for name in drawn:
             assert name in made, f"{node.name} needs {name}, which comes later or never"
-            assert issubclass(made[name], allowed), f"{node.name}.{field} takes {allowed}, {name} is {made[name].__name__}"
+            assert issubclass(made[name], allowed), (
+                f"{node.name}.{field} takes {allowed}, {name} is {made[name].__name__}"
+            )
 
 
-def _artifact_types(hint: Any) -> tuple[type, ...]:
+def _artifact_types(hint: object) -> tuple[type, ...]:
     arguments = [argument for argument in typing.get_args(hint) if argument is not Ellipsis]
-    return tuple(kind for argument in arguments for kind in _artifact_types(argument)) if arguments else (hint,)
+    if not arguments:
+        assert isinstance(hint, type)
+        return (hint,)
+    return tuple(kind for argument in arguments for kind in _artifact_types(argument))

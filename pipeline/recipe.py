@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from targets.errors import Fault, InputError, UsageError, faults_error
 from targets.faults import faults_of, read_toml
 
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -21,13 +21,15 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class ModelSection(_Section):
     """Where the model comes from: a Python factory (with weights, or trained by ``[train]``), or an ONNX file."""
 
-    factory: Annotated[str, Field(description="`file.py:function` or `package.module:function` that returns an nn.Module")] = ""
+    factory: Annotated[
+        str, Field(description="`file.py:function` or `package.module:function` that returns an nn.Module")
+    ] = ""
     args: Annotated[dict[str, Any], Field(description="keyword arguments of the factory")] = {}
     weights: Annotated[str, Field(description="trained weights: .safetensors, or .pt/.pth holding tensors only")] = ""
     onnx: Annotated[str, Field(description="a float ONNX file instead of a factory; starts at quantize")] = ""
@@ -38,7 +40,9 @@ class DataSection(_Section):
 
     factory: Annotated[str, Field(description="`file.py:function` that returns {split: (inputs, labels)}")] = ""
     args: Annotated[dict[str, Any], Field(description="keyword arguments of the factory")] = {}
-    files: Annotated[dict[str, str], Field(description="files the factory reads, passed to it as paths by these names")] = {}
+    files: Annotated[
+        dict[str, str], Field(description="files the factory reads, passed to it as paths by these names")
+    ] = {}
     npz: Annotated[str, Field(description="arrays named like the inputs, and `labels` where there are any")] = ""
 
 
@@ -58,7 +62,9 @@ class PruneSection(_Section):
 
     ratio: Annotated[Share, Field(description="share of the prunable channels to remove")]
     criterion: Literal["l2"] = "l2"
-    scope: Annotated[Literal["global", "local"], Field(description="rank channels over the whole net, or per group")] = "local"
+    scope: Annotated[
+        Literal["global", "local"], Field(description="rank channels over the whole net, or per group")
+    ] = "local"
     protect: Annotated[list[str], Field(description="module paths (globs allowed) that keep all their channels")] = []
 
 
@@ -77,7 +83,9 @@ class DistillSection(_Section):
 class QuantizeSection(_Section):
     """Post-training int8."""
 
-    method: Annotated[Literal["auto", "minmax", "percentile", "mse"], Field(description="how ranges are chosen")] = "auto"
+    method: Annotated[Literal["auto", "minmax", "percentile", "mse"], Field(description="how ranges are chosen")] = (
+        "auto"
+    )
     samples: Annotated[int, Field(ge=1, description="calibration samples used")] = 512
 
 
@@ -85,7 +93,9 @@ class ExportSection(_Section):
     """PyTorch to ONNX."""
 
     opset: Annotated[int, Field(ge=17, le=23)] = 20
-    tolerance: Annotated[PositiveFloat, Field(description="largest difference to torch, relative to the output's range")] = 1e-4
+    tolerance: Annotated[
+        PositiveFloat, Field(description="largest difference to torch, relative to the output's range")
+    ] = 1e-4
 
 
 class BudgetSection(_Section):
@@ -152,7 +162,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     folder = file.absolute().parent
     if "folder" in data:
         raise InputError(f"recipe {file} is not valid", "folder: there is no such key", "remove it")
-    data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "recipe")
+    data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-._")[:64] or "recipe")
     try:
         recipe = Recipe.model_validate({**data, "folder": folder})
     except ValidationError as error:
@@ -165,16 +175,44 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def consistency_faults(recipe: Recipe) -> list[Fault]:
     """What is wrong between the sections of a recipe whose keys are each valid."""
-    return [*_model_faults(recipe), *_data_faults(recipe), *_training_faults(recipe)]
+    return [
+        *_args_faults("model.args", recipe.model.args),
+        *_args_faults("data.args", recipe.data.args),
+        *_model_faults(recipe),
+        *_data_faults(recipe),
+        *_training_faults(recipe),
+    ]
+
+
+def _args_faults(where: str, value: object) -> list[Fault]:
+    """Arguments are part of cache keys: texts, finite numbers, yes or no, lists and tables of them."""
+    if isinstance(value, dict):
+        return [fault for key, item in value.items() for fault in _args_faults(f"{where}.{key}", item)]
+    if isinstance(value, list):
+        return [fault for index, item in enumerate(value) for fault in _args_faults(f"{where}.{index}", item)]
+    if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return []
+    fix = "use a finite number" if isinstance(value, float) else "write it as a string, and let the factory read that"
+    return [Fault(where=where, what=f"{value} cannot be an argument", fix=fix)]
 
 
 def _model_faults(recipe: Recipe) -> list[Fault]:
     model = recipe.model
     if bool(model.factory) == bool(model.onnx):
-        return [Fault(where="model", what="needs either `factory` or `onnx`", fix='write factory = "model.py:make_net" or onnx = "net.onnx"')]
+        return [
+            Fault(
+                where="model",
+                what="needs either `factory` or `onnx`",
+                fix='write factory = "model.py:make_net" or onnx = "net.onnx"',
+            )
+        ]
     if model.onnx:
         return [
-            Fault(where=key, what="cannot be used with an ONNX model, which has no PyTorch graph to train", fix=f"remove {key}, or give model.factory")
+            Fault(
+                where=key,
+                what="cannot be used with an ONNX model, which has no PyTorch graph to train",
+                fix=f"remove {key}, or give model.factory",
+            )
             for key, used in {
                 "model.weights": bool(model.weights),
                 "model.args": bool(model.args),
@@ -185,15 +223,31 @@ def _model_faults(recipe: Recipe) -> list[Fault]:
             if used
         ]
     if bool(model.weights) == bool(recipe.train):
-        what = "there are both weights and [train]" if model.weights else "the model has neither weights nor a [train] section"
-        return [Fault(where="model.weights", what=what, fix="keep one: trained weights, or [train] with `epochs = ...`")]
+        what = (
+            "there are both weights and [train]"
+            if model.weights
+            else "the model has neither weights nor a [train] section"
+        )
+        return [
+            Fault(
+                where="model.weights",
+                what=what,
+                fix="give one of them: trained weights, or [train] with `epochs = ...`",
+            )
+        ]
     return []
 
 
 def _data_faults(recipe: Recipe) -> list[Fault]:
     data = recipe.data
     if bool(data.factory) == bool(data.npz):
-        return [Fault(where="data", what="needs either `factory` or `npz`", fix='write factory = "data.py:make_data" or npz = "data.npz"')]
+        return [
+            Fault(
+                where="data",
+                what="needs either `factory` or `npz`",
+                fix='write factory = "data.py:make_data" or npz = "data.npz"',
+            )
+        ]
     faults = [
         Fault(where=f"data.{key}", what="is only for a factory", fix=f"remove data.{key}, or use data.factory")
         for key, used in {"args": data.args, "files": data.files}.items()
@@ -208,10 +262,20 @@ def _data_faults(recipe: Recipe) -> list[Fault]:
 def _training_faults(recipe: Recipe) -> list[Fault]:
     faults = []
     if recipe.distill and not recipe.prune:
-        faults.append(Fault(where="distill", what="there is nothing to recover without [prune]", fix="add [prune], or remove [distill]"))
+        faults.append(
+            Fault(
+                where="distill",
+                what="there is nothing to recover without [prune]",
+                fix="add [prune], or remove [distill]",
+            )
+        )
     if recipe.task == "fidelity":
         faults += [
-            Fault(where=key, what="needs labels, and task `fidelity` has none", fix=f'use task = "classification", or remove [{key}]')
+            Fault(
+                where=key,
+                what="needs labels, and task `fidelity` has none",
+                fix=f'use task = "classification", or remove [{key}]',
+            )
             for key, used in {"train": recipe.train, "distill": recipe.distill}.items()
             if used
         ]
@@ -223,24 +287,28 @@ def _override(data: dict[str, Any], override: str) -> None:
     keys = dotted.strip().split(".")
     if not sign or not all(keys):
         raise UsageError(
-            f"--set {override!r} is not an assignment", "it must look like dotted.key=value", "write e.g. --set prune.ratio=0.3"
+            f"--set {override!r} is not an assignment",
+            "it must look like dotted.key=value",
+            "write e.g. --set prune.ratio=0.3",
         )
     table: Any = data
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise UsageError(f"--set {override!r} cannot be applied", f"{key!r} is not a table", "name a key inside a table")
+            raise UsageError(
+                f"--set {override!r} cannot be applied", f"{key!r} is not a table", "name a key inside a table"
+            )
     table[keys[-1]] = _toml_value(text.strip())
 
 
-def _toml_value(text: str) -> Any:
+def _toml_value(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 
 
-def recipe_schema() -> Mapping[str, Any]:
+def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of a recipe file."""
     schema = Recipe.model_json_schema()
     schema["properties"].pop("folder", None)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pipeline.artifacts import Artifact, DatasetInfo
 from pipeline.events import Notice, Observer, StageFinished, StageProgress, StageStarted
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.data import Dataset, DataSource
 
 KEY_SCHEMA: Final = 1
+_OTHER_CACHE: Final = "choose another cache with EDGEPRESS_CACHE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,9 @@ class _Run:
         entry = self.store.reuse(key)
         if entry is not None:
             return self._finished(node, entry, reused=True)
-        with self.store.lock(key, on_wait=lambda _key: self.observer(Notice(text=f"another run is making {node.name!r}; waiting for it"))):
+        with self.store.lock(
+            key, on_wait=lambda _key: self.observer(Notice(text=f"another run is making {node.name!r}; waiting for it"))
+        ):
             entry = self.store.reuse(key)  # another run may have made it while this one waited
             if entry is not None:
                 return self._finished(node, entry, reused=True)
@@ -127,7 +130,7 @@ class _Run:
                 load_data=self._load_data,
             )
             started_s = time.monotonic()
-            with disk_guard(f"running stage {node.name!r}"):
+            with disk_guard(f"running stage {node.name!r}", path=work, hint=_OTHER_CACHE):
                 results = dict(node.stage.run(inputs, out, context))
             node.stage.verify(inputs, out, results)
             wall_s = round(time.monotonic() - started_s, 3)
@@ -156,7 +159,7 @@ class _Run:
                 changed = sorted(name for name in {*found, *recorded} if found.get(name) != recorded.get(name))
                 raise InputError(
                     f"the data factory gave other data than before: split {changed[0]!r} differs",
-                    "its source and files are the same, so it depends on something else (a clock, a random seed, a file it opens itself)",
+                    "source and files are the same: it depends on a clock, a random seed, or a file it opens itself",
                     "seed it, and list every file it reads under data.files; then run `edgepress cache gc --all` once",
                 )
             self.datasets[info.digest] = data
@@ -191,4 +194,3 @@ def artifact_of(outcome: Outcome, folder: Path) -> Artifact:
         results=outcome.entry.meta,
         wall_s=float(str(outcome.entry.notes.get("wall_s", 0.0))),
     )
-

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import inspect
 import json
+import pickle
+import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline.graph import trace
 from pipeline.pruning import Decisions, apply_decisions
 from pipeline.usercode import FactoryRef, call_factory
-from targets.errors import InputError, nearest
+from targets.errors import EdgepressError, InputError, RefusedError, nearest
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from pipeline.artifacts import TorchModel
     from pipeline.data import Dataset
+
+_LFS_HEADER: Final = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +47,29 @@ class InputSpec:
     shape: tuple[int, ...]
 
 
+_made: Final[weakref.WeakSet[nn.Module]] = weakref.WeakSet()
+
+
 def make_model(factory: FactoryRef, seed: int) -> nn.Module:
     """The user's model in evaluation mode, with weights drawn from ``seed``.
 
     Raises:
-        InputError: The factory raises, or returns something else than a module.
+        InputError: The factory raises, returns something else than a module, or the same module twice.
     """
-    torch.manual_seed(seed)
-    model = call_factory(factory, {}, "model.factory")
+    model = call_factory(factory, {}, "model.factory", prepare=lambda: torch.manual_seed(seed))
     if not isinstance(model, nn.Module):
-        raise InputError(f"model.factory = {str(factory)!r} returned {type(model).__name__}", "it must return a torch.nn.Module", "return the module itself")
+        raise InputError(
+            f"model.factory = {str(factory)!r} returned {type(model).__name__}",
+            "it must return a torch.nn.Module",
+            "return the module itself",
+        )
+    if model in _made:  # teacher and student would be one set of weights
+        raise InputError(
+            f"model.factory = {str(factory)!r} returned the same module twice",
+            "every call must give a model of its own, with its own weights",
+            "build the module inside the function; keep no instance at the top of the file or in a cache",
+        )
+    _made.add(model)
     return model.eval()
 
 
@@ -71,11 +89,17 @@ def input_specs(model: nn.Module, data: Dataset) -> tuple[InputSpec, ...]:
         return (_spec(names[0] if names else "input", arrays[""]),)
     unknown = [name for name in arrays if name not in names]
     if unknown:
-        raise InputError(f"the data has an input {unknown[0]!r}", f"forward() takes {', '.join(names)}", nearest(unknown[0], names))
+        raise InputError(
+            f"the data has an input {unknown[0]!r}",
+            f"forward() takes {', '.join(names) or 'no named arguments'}",
+            f"name the arrays like the arguments of forward(); {nearest(unknown[0], names)}",
+        )
     used = [name for name in names if name in arrays]
     if used != names[: len(used)]:
         raise InputError(
-            f"the data gives {', '.join(used)}", f"forward() takes {', '.join(names)} in this order", "give every argument up to the last one used"
+            f"the data gives {', '.join(used)}",
+            f"forward() takes {', '.join(names)} in this order",
+            "give every argument up to the last one used",
         )
     return tuple(_spec(name, arrays[name]) for name in used)
 
@@ -92,24 +116,18 @@ def example_inputs(specs: Sequence[InputSpec], batch: int = 2) -> dict[str, Tens
 def load_user_weights(model: nn.Module, path: Path) -> None:
     """Loads the user's weights into the user's model, all of them and nothing else.
 
-    ``.safetensors`` holds tensors only; ``.pt`` and ``.pth`` are read with ``weights_only=True``.
+    ``.safetensors`` holds tensors only; ``.pt`` and ``.pth`` are read with ``weights_only=True``. Counters of
+    batch-norm, and names tied to a weight that is there, may be missing.
 
     Raises:
         InputError: The file cannot be read, a name or shape does not fit, or a weight is not finite.
+        RefusedError: The file holds code beside tensors.
     """
     state = _read_weights(path)
     expected = model.state_dict()
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in state if name not in expected]
-    if missing or unknown:
-        first = unknown[0] if unknown else missing[0]
-        raise InputError(
-            f"{path.name} does not fit the model: {len(missing)} weights missing, {len(unknown)} unknown",
-            f"{'unknown' if unknown else 'missing'}: {first!r}" + (f"; missing: {missing[0]!r}" if unknown and missing else ""),
-            f"rename the model's layers or the weights; {nearest(first, expected if unknown else state)}",
-        )
+    _check_names(state, expected, path.name)
     for name, tensor in state.items():
-        if tuple(tensor.shape) != tuple(expected[name].shape):
+        if tensor.shape != expected[name].shape:
             raise InputError(
                 f"weight {name!r} of {path.name} does not fit the model",
                 f"the file has shape {tuple(tensor.shape)}, the model {tuple(expected[name].shape)}",
@@ -119,27 +137,89 @@ def load_user_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
+def _check_names(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], file: str) -> None:
+    owners = _owners(expected)
+    given = {owners[name] for name in state if name in owners}
+    missing = [
+        name
+        for name in expected
+        if name not in state and owners[name] not in given and not name.endswith("num_batches_tracked")
+    ]
+    unknown = [name for name in state if name not in expected]
+    if not missing and not unknown:
+        return
+    first = unknown[0] if unknown else missing[0]
+    prefix = first.partition(".")[0] + "."
+    if unknown and all(name.startswith(prefix) and name.removeprefix(prefix) in expected for name in state):
+        fix = f"remove the prefix {prefix!r} from all names of the file (a wrapper such as DataParallel put it there)"
+    else:
+        fix = f"rename the model's layers or the weights; {nearest(first, expected if unknown else state)}"
+    raise InputError(
+        f"{file} does not fit the model: {len(missing)} weights missing, {len(unknown)} unknown",
+        f"{'unknown' if unknown else 'missing'}: {first!r}"
+        + (f"; missing: {missing[0]!r}" if unknown and missing else ""),
+        fix,
+    )
+
+
+def _owners(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """For each name the first name, in sorted order, of the same tensor: itself unless weights are tied."""
+    seen: dict[tuple[object, ...], str] = {}
+    return {
+        name: seen.setdefault((state[name].data_ptr(), state[name].shape, state[name].stride()), name)
+        if state[name].numel()
+        else name
+        for name in sorted(state)
+    }
+
+
 def _read_weights(path: Path) -> dict[str, Tensor]:
+    if path.suffix not in {".safetensors", ".pt", ".pth"}:
+        raise InputError(
+            f"cannot read weights from {path.name}",
+            f"{path.suffix!r} is no known kind",
+            "give .safetensors (preferred), .pt or .pth",
+        )
     try:
+        with path.open("rb") as file:
+            if file.read(len(_LFS_HEADER)) == _LFS_HEADER:
+                raise InputError(
+                    f"cannot read weights from {path}", "it is a Git LFS pointer, not the file", "run `git lfs pull`"
+                )
         if path.suffix == ".safetensors":
             return load_file(path)
-        if path.suffix in {".pt", ".pth"}:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            raise InputError(f"cannot read weights from {path.name}", f"{path.suffix!r} is no known kind", "give .safetensors (preferred), .pt or .pth")
-    except InputError:
-        raise
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
-        raise InputError(f"cannot read weights from {path}", _one_line(error), "check the file; Git LFS pointers need `git lfs pull`") from error
-    except Exception as error:  # torch's unpickler raises its own private kinds for globals it refuses
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise InputError(
-            f"cannot read weights from {path}", _one_line(error), "save a plain state dict: torch.save(model.state_dict(), path), or safetensors"
+            f"cannot read weights from {path}", _one_line(error), "check that the file is whole; save or copy it again"
         ) from error
+    except pickle.UnpicklingError as error:
+        raise _unpickling_error(path, str(error)) from error
+    return _state_dict(loaded, path.name)
+
+
+def _unpickling_error(path: Path, message: str) -> EdgepressError:
+    """A refusal that names the foreign global, or a damaged file."""
+    found = re.search(r"Unsupported (?:global: GLOBAL|class|operand) (\S+)", message)
+    fix = "save a plain state dict: torch.save(model.state_dict(), path), or safetensors"
+    if found:
+        return RefusedError(
+            f"refused to read weights from {path}", f"it holds code beside tensors: {found[1].rstrip('.')}", fix
+        )
+    return InputError(f"cannot read weights from {path}", "it is damaged, or no file of torch.save", fix)
+
+
+def _state_dict(loaded: object, file: str) -> dict[str, Tensor]:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
-        raise InputError(f"{path.name} holds no state dict", f"it holds {type(loaded).__name__}", "save it with torch.save(model.state_dict(), path)")
-    return dict(loaded)
+    if isinstance(loaded, Mapping) and loaded and all(isinstance(value, Tensor) for value in loaded.values()):
+        return {str(name): tensor for name, tensor in loaded.items()}
+    held = f"a dict with {', '.join(str(key) for key in loaded)[:200]}" if isinstance(loaded, Mapping) else ""
+    raise InputError(
+        f"{file} holds no state dict",
+        f"it holds {held or type(loaded).__name__}",
+        "save it with torch.save(model.state_dict(), path)",
+    )
 
 
 def check_finite(state: Mapping[str, Tensor], subject: str) -> None:
@@ -166,13 +246,10 @@ def save_model(folder: Path, graph: GraphModule, specs: Sequence[InputSpec], dec
     """
     state = graph.state_dict()
     check_finite(state, "the model")
-    owners: dict[tuple[int, tuple[int, ...]], str] = {}
-    aliases: dict[str, str] = {}
-    for name, tensor in sorted(state.items()):
-        owner = owners.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name) if tensor.numel() else name
-        if owner != name:
-            aliases[name] = owner
-    save_file({name: tensor.detach().contiguous() for name, tensor in sorted(state.items()) if name not in aliases}, folder / "weights.safetensors")
+    aliases = {name: owner for name, owner in _owners(state).items() if owner != name}
+    own = {name: state[name].detach().clone(memory_format=torch.contiguous_format) for name in sorted(state)}
+    weights = save({name: tensor for name, tensor in own.items() if name not in aliases})
+    (folder / "weights.safetensors").write_bytes(weights)  # a full disk is an OSError here, and none in save_file
     document = {
         "schema": 1,
         "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs],
@@ -182,10 +259,14 @@ def save_model(folder: Path, graph: GraphModule, specs: Sequence[InputSpec], dec
     (folder / "model.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def load_model(model: TorchModel, factory: FactoryRef, seed: int) -> tuple[GraphModule, tuple[InputSpec, ...], Decisions | None]:
+def load_model(
+    model: TorchModel, factory: FactoryRef, seed: int
+) -> tuple[GraphModule, tuple[InputSpec, ...], Decisions | None]:
     """The trainable graph of a model on disk, its inputs and what was pruned so far."""
     document = model.read_json("model.json")
-    specs = tuple(InputSpec(name=item["name"], dtype=item["dtype"], shape=tuple(item["shape"])) for item in document["inputs"])
+    specs = tuple(
+        InputSpec(name=item["name"], dtype=item["dtype"], shape=tuple(item["shape"])) for item in document["inputs"]
+    )
     graph = trace(make_model(factory, seed), example_inputs(specs))
     decisions = None if document["decisions"] is None else Decisions.from_json(document["decisions"])
     if decisions is not None:

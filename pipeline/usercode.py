@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from targets.errors import EdgepressError, Fault, InputError, nearest
-from targets.files import sha256_file
+from targets.files import sha256_bytes, sha256_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,11 @@ def find_factory(reference: str, folder: Path, args: Mapping[str, Any], where: s
     """
     location, sign, function = reference.rpartition(":")
     if not sign or not location or not function.isidentifier():
-        return Fault(where=where, what=f"{reference!r} is no factory", fix='write "file.py:function" or "package.module:function"')
+        return Fault(
+            where=where,
+            what=f"{reference!r} is no factory",
+            fix='write "file.py:function" or "package.module:function"',
+        )
     if location.endswith(".py"):
         return _find_in_file((folder / Path(location).expanduser()).absolute(), function, args, where)
     return _find_in_package(location, function, args, where)
@@ -58,15 +63,25 @@ def find_factory(reference: str, folder: Path, args: Mapping[str, Any], where: s
 
 def _find_in_file(file: Path, function: str, args: Mapping[str, Any], where: str) -> FactoryRef | Fault:
     try:
-        tree = ast.parse(file.read_bytes(), filename=str(file))
+        source = file.read_bytes()
+        tree = ast.parse(source, filename=file.name)
+        compile(tree, file.name, "exec", dont_inherit=True)  # finds what parsing does not, such as a stray `return`
     except OSError as error:
-        return Fault(where=where, what=f"cannot read {file}: {error.strerror}", fix="check the path; it is relative to the recipe")
+        return Fault(
+            where=where,
+            what=f"cannot read {file}: {error.strerror}",
+            fix="check the path; it is relative to the recipe",
+        )
     except (SyntaxError, ValueError) as error:
         return Fault(where=where, what=f"{file.name} is not Python: {error}", fix="mend the line named")
     names = _top_level_names(tree)
     if function not in names:
-        return Fault(where=where, what=f"{file.name} has no function {function!r}", fix=nearest(function, names) if names else "write it there")
-    return FactoryRef(function=function, args=args, source_sha256=sha256_file(file), file=file)
+        return Fault(
+            where=where,
+            what=f"{file.name} has no function {function!r}",
+            fix=nearest(function, names) if names else f"write `def {function}(): ...` there",
+        )
+    return FactoryRef(function=function, args=args, source_sha256=sha256_bytes(source), file=file)
 
 
 def _top_level_names(tree: ast.Module) -> set[str]:
@@ -82,83 +97,134 @@ def _top_level_names(tree: ast.Module) -> set[str]:
 
 
 def _find_in_package(module: str, function: str, args: Mapping[str, Any], where: str) -> FactoryRef | Fault:
+    root = _package_root(module)
+    if root is None:
+        return Fault(
+            where=where,
+            what=f"no installed package holds {module!r}",
+            fix="install it into this environment, or write file.py:function",
+        )
+    files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
+    listing = "".join(f"{file.relative_to(root).as_posix()} {sha256_file(file)}\n" for file in files)
+    return FactoryRef(function=function, args=args, source_sha256=sha256_bytes(listing.encode()), module=module)
+
+
+def _package_root(module: str) -> Path | None:
+    """Folder of the top package, or the file of a lone module; None where there is no Python source."""
     try:
         spec = importlib.util.find_spec(module.partition(".")[0])
     except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None:
-        return Fault(where=where, what=f"no installed package holds {module!r}", fix="install it into this environment, or write file.py:function")
-    root = Path(spec.origin)
-    files = sorted(root.parent.rglob("*.py")) if root.name == "__init__.py" else [root]
-    digest = hashlib.sha256("".join(sha256_file(file) for file in files).encode()).hexdigest()
-    return FactoryRef(function=function, args=args, source_sha256=digest, module=module)
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    origin = Path(spec.origin)
+    return origin.parent if origin.name == "__init__.py" else origin
 
 
-def call_factory(factory: FactoryRef, extra: Mapping[str, Any], key: str) -> Any:
+def call_factory(
+    factory: FactoryRef, extra: Mapping[str, object], key: str, *, prepare: Callable[[], object] | None = None
+) -> object:
     """What the user's factory returns.
 
     Args:
         factory: The function.
         extra: Keyword arguments beside those of the recipe (paths of data files).
         key: The recipe's key that names it, for messages.
+        prepare: Called before the file is loaded, and again before the function (seeds: a file is loaded only once).
 
     Raises:
-        InputError: The file does not load, or the factory raises: named with the user's own line.
+        InputError: The file does not load, its arguments do not fit, or it raises: named with the user's own line.
     """
+    arguments = {**factory.args, **extra}
     try:
-        function = _load(factory)
-        return function(**factory.args, **extra)
+        if prepare:
+            prepare()
+        function = _load(factory, key)
+        _check_arguments(function, arguments, factory, key)
+        if prepare:
+            prepare()
+        return function(**arguments)
     except EdgepressError:
         raise
-    except Exception as error:  # a user's code may raise anything
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise InputError(
             f"{key} = {str(factory)!r} raised {type(error).__name__}",
             f"{_user_line(error, factory)}: {_one_line(error)}",
-            _remedy(error, key),
+            _remedy(error),
         ) from error
 
 
-def _load(factory: FactoryRef) -> Callable[..., Any]:
-    if factory.file is None:
-        assert factory.module is not None
-        return getattr(importlib.import_module(factory.module), factory.function)  # type: ignore[no-any-return]
-    if sha256_file(factory.file) != factory.source_sha256:
+def _load(factory: FactoryRef, key: str) -> Callable[..., object]:
+    module = _file_module(factory, factory.file) if factory.file else importlib.import_module(str(factory.module))
+    function: object = getattr(module, factory.function, None)
+    if not callable(function):
+        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        why = "there is no such name" if function is None else f"it is {type(function).__name__}, not a function"
+        raise InputError(f"{key} = {str(factory)!r} is no function", why, nearest(factory.function, names))
+    return function
+
+
+def _file_module(factory: FactoryRef, file: Path) -> ModuleType:
+    """The module in ``file``: exactly the bytes that were hashed, never a ``.pyc`` of other ones.
+
+    Its private name holds path and content: equal files in two folders are two modules, each beside its own data.
+    """
+    name = f"_user_{sha256_bytes(str(file).encode())[:8]}_{factory.source_sha256[:16]}"
+    source = file.read_bytes()
+    if sha256_bytes(source) != factory.source_sha256:
         raise InputError(
-            f"{factory.file} changed while the run was under way", "its results would belong to no version of it", "run the same command again"
+            f"{file} changed while the run was under way",
+            "its results would belong to no version of it",
+            "run the same command again",
         )
-    name = f"_user_{factory.source_sha256[:16]}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, factory.file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
+        module = ModuleType(name)
+        module.__file__ = str(file)
         sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
+            exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the user's code
         except BaseException:
             del sys.modules[name]
             raise
-    return getattr(sys.modules[name], factory.function)  # type: ignore[no-any-return]
+    return sys.modules[name]
+
+
+def _check_arguments(
+    function: Callable[..., object], arguments: Mapping[str, object], factory: FactoryRef, key: str
+) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C, without a signature: the call itself will tell
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        section = key.partition(".")[0]
+        unknown = [name for name in arguments if name not in signature.parameters]
+        agree = f"make {section}.args{' and data.files' if section == 'data' else ''} agree with it"
+        raise InputError(
+            f"{key} = {str(factory)!r} does not take the recipe's arguments",
+            f"{factory.function}{signature}: {error}",
+            f"{agree}; {nearest(unknown[0], signature.parameters)}" if unknown and signature.parameters else agree,
+        ) from error
 
 
 def _user_line(error: BaseException, factory: FactoryRef) -> str:
-    own = str(factory.file) if factory.file else ""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
-    if frames:
-        return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
-    return str(factory)
+    """File and line of the innermost frame that is the user's own."""
+    root = factory.file or _package_root(str(factory.module))
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if root is not None and Path(frame.filename).is_relative_to(root)]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else str(factory)
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or "no message"
 
 
-def _remedy(error: BaseException, key: str) -> str:
+def _remedy(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         return (
-            f"install {error.name!r} into this environment; code beside the factory must be in the same file or in an installed package"
+            f"install {error.name!r} into this environment; "
+            "code beside the factory must be in the same file or in an installed package"
         )
-    if isinstance(error, TypeError) and "argument" in str(error):
-        section = key.split(".", maxsplit=1)[0]
-        return f"make the arguments of the function and the recipe's {section}.args (and data.files) agree"
     return "mend the line named; try it alone in a Python shell"

@@ -82,12 +82,14 @@ def call_function(function: str, request: str, response: str) -> int:
     from pathlib import Path
 
     from targets.errors import EdgepressError
+    from targets.files import DISK_FAULTS, disk_guard
 
     module, _, name = function.partition(":")
     argument = json.loads(Path(request).read_bytes())
     answer: dict[str, object]
     try:
-        answer = {"result": getattr(importlib.import_module(module), name)(argument)}
+        with disk_guard("writing a stage's files", only=DISK_FAULTS):
+            answer = {"result": getattr(importlib.import_module(module), name)(argument)}
     except EdgepressError as error:
         answer = {"error": error.to_json()}
     Path(response).write_text(json.dumps(answer, allow_nan=False), encoding="utf-8")

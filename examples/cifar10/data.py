@@ -10,22 +10,23 @@ from PIL import Image
 
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
-VALIDATION = 5_000
 
 
 def cifar10(images: Path, train: int = 20_000) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Images (N, 3, 32, 32), normalised; labels 0-9.
 
-    Classes alternate in the file, so any leading part is balanced.
+    Classes alternate in the file, so any part is balanced. The weights have seen all training images, so the
+    validation split is the first half of the test images, and the test split the second half.
 
     Args:
         images: The .npz file.
-        train: Training images used; the last 5,000 of the 50,000 are the validation split.
+        train: Training images used.
     """
     with np.load(images, allow_pickle=False) as archive:
         jpeg, offsets, labels, split = (archive[name] for name in ("jpeg", "offsets", "label", "split"))
     trained, tested = np.flatnonzero(split == 0), np.flatnonzero(split == 1)
-    rows = {"train": trained[:train], "validation": trained[-VALIDATION:], "test": tested}
+    half = len(tested) // 2
+    rows = {"train": trained[:train], "validation": tested[:half], "test": tested[half:]}
     return {
         name: (np.stack([_decode(jpeg, offsets, row) for row in part]), labels[part].astype(np.int64))
         for name, part in rows.items()

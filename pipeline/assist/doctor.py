@@ -36,7 +36,13 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything there is to say about this machine; changes nothing but creating the store's folder."""
-    return [_python(), *(_library(name, least) for name, least in MINIMUM_VERSIONS.items()), _profile(), *_store(), _shadowing()]
+    return [
+        _python(),
+        *(_library(name, least) for name, least in MINIMUM_VERSIONS.items()),
+        _profile(),
+        *_store(),
+        _shadowing(),
+    ]
 
 
 def _python() -> Finding:
@@ -51,7 +57,12 @@ def _library(name: str, least: tuple[int, int]) -> Finding:
     except metadata.PackageNotFoundError:
         return Finding(subject=name, ok=False, text="not installed", fix=f"pip install '{name}>={wanted}'")
     numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
-    return Finding(subject=name, ok=numbers >= least, text=version, fix=f"pip install '{name}>={wanted}' (older ones have known holes)")
+    return Finding(
+        subject=name,
+        ok=numbers >= least,
+        text=version,
+        fix=f"pip install '{name}>={wanted}' (older ones have known holes)",
+    )
 
 
 def _profile() -> Finding:
@@ -61,7 +72,11 @@ def _profile() -> Finding:
         profile = load_profile("host")
     except EdgepressError as error:
         return Finding(subject="host", ok=False, text=error.why, fix=error.fix)
-    return Finding(subject="host", ok=True, text=f"{machine.cpu_model()}; {profile.description}, scheme {profile.quantization.scheme}")
+    return Finding(
+        subject="host",
+        ok=True,
+        text=f"{machine.cpu_model()}; {profile.description}, scheme {profile.quantization.scheme}",
+    )
 
 
 def _store() -> list[Finding]:

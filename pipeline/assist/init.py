@@ -43,9 +43,17 @@ def write_recipe(answers: Answers, path: Path) -> None:
         InputError: The file exists already, or the target does not.
     """
     if bool(answers.model) == bool(answers.onnx):
-        raise UsageError("init needs one model", "neither or both of --model and --onnx were given", "give --model net.py:make_net, or --onnx net.onnx")
+        raise UsageError(
+            "init needs one model",
+            "neither or both of --model and --onnx were given",
+            "give --model net.py:make_net, or --onnx net.onnx",
+        )
     if bool(answers.data) == bool(answers.npz):
-        raise UsageError("init needs one data source", "neither or both of --data and --npz were given", "give --data data.py:make_data, or --npz data.npz")
+        raise UsageError(
+            "init needs one data source",
+            "neither or both of --data and --npz were given",
+            "give --data data.py:make_data, or --npz data.npz",
+        )
     load_profile(answers.target)
     text = recipe_text(answers)
     recipe = Recipe.model_validate({"name": "recipe", **tomllib.loads(text)})
@@ -66,21 +74,35 @@ def recipe_text(answers: Answers) -> str:
 
 
 def _head(answers: Answers) -> str:
-    return f'task = "{answers.task}"            # classification: (batch, classes) logits and labels; fidelity: no labels\ntargets = {_toml([answers.target])}\nseed = 0\n'
+    return (
+        f'task = "{answers.task}"            # classification: (batch, classes) logits, labels; fidelity: no labels\n'
+        f"targets = {_toml([answers.target])}\n"
+        "seed = 0\n"
+    )
 
 
 def _model(answers: Answers) -> str:
     if answers.onnx:
         return f"[model]\nonnx = {_toml(answers.onnx)}              # float ONNX; starts at quantize\n"
-    weights = f"weights = {_toml(answers.weights)}        # .safetensors, or .pt with a plain state dict\n" if answers.weights else ""
-    return f"[model]\nfactory = {_toml(answers.model)}     # a function that returns your nn.Module\n{weights}# args = {{ width = 64 }}            # keyword arguments of that function\n"
+    weights = (
+        f"weights = {_toml(answers.weights)}        # .safetensors, or .pt with a plain state dict\n"
+        if answers.weights
+        else ""
+    )
+    return (
+        f"[model]\nfactory = {_toml(answers.model)}     # a function that returns your nn.Module\n"
+        f"{weights}# args = {{ width = 64 }}            # keyword arguments of that function\n"
+    )
 
 
 def _data(answers: Answers) -> str:
     if answers.npz:
-        return f"[data]\nnpz = {_toml(answers.npz)}                # arrays named like the model's inputs, and `labels`\n"
+        return (
+            f"[data]\nnpz = {_toml(answers.npz)}                # arrays named like the model's inputs, and `labels`\n"
+        )
     return (
-        f'[data]\nfactory = {_toml(answers.data)}     # returns {{"train": (x, y), "validation": (x, y), "test": (x, y)}}\n'
+        f"[data]\nfactory = {_toml(answers.data)}"
+        '     # returns {"train": (x, y), "validation": (x, y), "test": (x, y)}\n'
         '# files = { images = "images.npz" } # files it reads, passed to it as paths; part of the cache key\n'
     )
 

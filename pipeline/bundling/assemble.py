@@ -27,7 +27,7 @@ _README: Final = """\
 2. Check that it arrived whole and answers as where it was built:
        python3 ondevice.pyz verify
 3. Measure it there:
-       python3 ondevice.pyz measure . --samples golden.npz
+       python3 ondevice.pyz measure
 4. In your own program, open {engine} with {runtime}; engine.json has the options, inputs and outputs.
 """
 

@@ -9,12 +9,19 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import epilog, json_option, print_json, set_option, target_option
+from pipeline.cli.options import epilog, json_option, out_option, print_json, set_option, target_option
 
 
-@click.command(epilog=epilog("edgepress verify out/digits/host/bundle.tar.gz", "edgepress verify out/digits/host/bundle --no-engine"))
+@click.command(
+    short_help="Check a bundle: its bytes, then its engine's answers.",
+    epilog=epilog(
+        "edgepress verify out/digits/host/bundle.tar.gz", "edgepress verify out/digits/host/bundle --no-engine"
+    ),
+)
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True))
-@click.option("--engine/--no-engine", default=True, help="Run the golden vectors too (default), or only re-hash the files.")
+@click.option(
+    "--engine/--no-engine", default=True, help="Run the golden vectors too (default), or only re-hash the files."
+)
 @json_option
 def verify(bundle: Path, *, engine: bool, as_json: bool) -> None:
     """Check a bundle, a folder or its .tar.gz: every byte, then the engine's answers to its golden vectors."""
@@ -27,20 +34,26 @@ def verify(bundle: Path, *, engine: bool, as_json: bool) -> None:
     golden = ""
     if checked.engine_ok:
         golden = f", {checked.samples} golden samples answered, worst error {checked.worst_error:.3g}"
-    click.echo(f"OK: {checked.name} for {checked.target} ({checked.precision}), {checked.files} files re-hashed{golden}")
+    click.echo(
+        f"OK: {checked.name} for {checked.target} ({checked.precision}), {checked.files} files re-hashed{golden}"
+    )
 
 
-@click.command(epilog=epilog("edgepress report out/digits/host", "edgepress report examples/digits --json"))
+@click.command(
+    short_help="Show what a run did.",
+    epilog=epilog("edgepress report out/digits/host", "edgepress report examples/digits --json"),
+)
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @target_option
+@out_option
 @set_option
 @json_option
-def report(source: Path, targets: Sequence[str], overrides: Sequence[str], *, as_json: bool) -> None:
+def report(source: Path, targets: Sequence[str], out: Path, overrides: Sequence[str], *, as_json: bool) -> None:
     """Show what a run did: SOURCE is a result folder (with run.json), or a recipe, which is run as far as needed."""
     if (source / "run.json").is_file() or source.name == "run.json":
         documents = [_read(source)]
     else:
-        documents = _run(source, targets, overrides)
+        documents = _run(source, targets, out, overrides)
     if as_json:
         print_json(documents)
         return
@@ -55,13 +68,14 @@ def _read(source: Path) -> Mapping[str, Any]:
     return read_run(file).model_dump(mode="json", by_alias=True)
 
 
-def _run(source: Path, targets: Sequence[str], overrides: Sequence[str]) -> list[Mapping[str, Any]]:
+def _run(source: Path, targets: Sequence[str], out: Path, overrides: Sequence[str]) -> list[Mapping[str, Any]]:
     from pipeline.api import compress
     from pipeline.cli.console import ConsoleObserver
     from pipeline.recipe import load_recipe
 
     with ConsoleObserver() as observer:
-        return [result.run for result in compress(load_recipe(source, overrides), targets=targets, observer=observer)]
+        results = compress(load_recipe(source, overrides), targets=targets, out=out, observer=observer)
+    return [result.run for result in results]
 
 
 def show_run(run: Mapping[str, Any]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import click
 
@@ -29,7 +31,9 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
     def __enter__(self) -> ConsoleObserver:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._clear()
 
     def __call__(self, event: Event) -> None:
@@ -40,9 +44,9 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
             self._progress(event)
         elif isinstance(event, StageFinished):
             self._clear()
-            click.echo(finished_line(event), err=True)
+            _say(finished_line(event))
         else:
-            self._say(f"  note: {event.text}")
+            _say(f"  note: {event.text}")
 
     def _start(self, event: StageStarted) -> None:
         if self._live:
@@ -55,19 +59,22 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
         if self._status is not None:
             self._status.update(f"{event.stage} {event.done:4.0%}  {event.text}  {figures}")
         else:
-            click.echo(f"    {event.stage} {event.done:4.0%}  {event.text}  {figures}".rstrip(), err=True)
-
-    def _say(self, text: str) -> None:
-        click.echo(text, err=True)
+            _say(f"    {event.stage} {event.done:4.0%}  {event.text}  {figures}".rstrip())
 
     def _clear(self) -> None:
         self._stack.close()
         self._status = None
 
 
+def _say(text: str) -> None:
+    """One line on stderr; the work goes on when nobody reads it any more."""
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(text, err=True)
+
+
 def json_observer(event: Event) -> None:
     """One JSON line an event, on stderr."""
-    click.echo(json.dumps({"event": type(event).__name__, **dataclasses.asdict(event)}, sort_keys=True, default=dict), err=True)
+    _say(json.dumps({"event": type(event).__name__, **dataclasses.asdict(event)}, sort_keys=True, default=dict))
 
 
 def finished_line(event: StageFinished) -> str:
@@ -77,7 +84,7 @@ def finished_line(event: StageFinished) -> str:
     return f"{event.stage:<18} {took:>8}  {figures or event.title}"
 
 
-def _figures(results: Any) -> list[str]:
+def _figures(results: Mapping[str, object]) -> list[str]:
     formats = {
         "accuracy": "accuracy {:.4f}",
         "parameters": "{:,} parameters",

@@ -21,13 +21,14 @@ from targets.errors import OWN_BUG_EXIT_CODE, EdgepressError, Interrupted, Usage
 EPILOG: Final = """
 \b
 Examples:
-  edgepress run examples/digits                  compress, measure, verify, report
-  edgepress run recipe.toml --target raspberry-pi-5 --set benchmark.measure=false
+  edgepress run examples/digits              compress, measure, verify, report
+  edgepress run recipe.toml -t raspberry-pi-5 --set benchmark.measure=false
   edgepress verify out/digits/host/bundle.tar.gz
 
 \b
-Exit codes: 0 ok, 2 usage, 3 bad input, 4 refused for security, 5 environment (disk, memory),
-6 device, 7 budget not met, 70 own bug, 130/143 interrupted.
+Exit codes: 0 ok, 2 usage, 3 bad input, 4 refused for security,
+5 environment (disk, memory), 6 device, 7 budget not met, 70 own bug,
+130/143 interrupted.
 """
 
 
@@ -48,17 +49,14 @@ def main() -> NoReturn:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads of a shared machine train ten times slower
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(_run())
+    code = _run()
+    _close_streams()
+    sys.exit(code)
 
 
 def _run() -> int:
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.UsageError as error:
-        _show(UsageError(error.format_message(), _usage_of(error), _help_of(error)))
-        return UsageError.exit_code
+        return _invoke()
     except (KeyboardInterrupt, click.Abort):
         return _interrupted(signal.SIGINT)
     except _Terminated:
@@ -68,14 +66,40 @@ def _run() -> int:
         if "--debug" in sys.argv:
             traceback.print_exc()
         return error.exit_code
-    except BrokenPipeError:  # `edgepress ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception:
+    except Exception:  # noqa: BLE001 - the process border: what is not ours to explain is our own bug
         traceback.print_exc()
         click.echo("This is a bug in edgepress: please report the lines above.", err=True)
         return OWN_BUG_EXIT_CODE
+
+
+def _invoke() -> int:
+    """Parses and calls; a pipe that its reader has closed (`edgepress ... | head`) is the end, and no error."""
+    try:
+        with cli.make_context("edgepress", sys.argv[1:]) as context:
+            cli.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return UsageError.exit_code
+    except click.UsageError as error:
+        raise UsageError(error.format_message(), _usage_of(error), _help_of(error)) from error
+    except BrokenPipeError:
+        return 0
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):  # else it is how rich ends then
+            raise
     return 0
+
+
+def _close_streams() -> None:
+    """Without this, the interpreter would complain at its end of what a closed pipe did not take."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _show(error: EdgepressError) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pipeline.cli.options import epilog, json_option, print_json
 
 
-@click.group()
+@click.group(short_help="The store of finished stages.", epilog=epilog("edgepress cache ls"))
 def cache() -> None:
     """The store of finished stages ($EDGEPRESS_CACHE, else $XDG_CACHE_HOME/edgepress, else ~/.cache/edgepress)."""
 
@@ -21,19 +22,27 @@ def list_entries(*, as_json: bool) -> None:
     from pipeline.api import open_store
 
     entries = sorted(open_store(lambda _event: None).entries(), key=lambda entry: (entry.stage, entry.key))
-    rows = [
-        {"key": e.key, "stage": e.stage, "digest": e.digest, "bytes": sum(f.size_bytes for f in e.files), "measured": e.measured}
+    rows: list[dict[str, Any]] = [
+        {
+            "key": e.key,
+            "stage": e.stage,
+            "digest": e.digest,
+            "bytes": sum(f.size_bytes for f in e.files),
+            "measured": e.measured,
+        }
         for e in entries
     ]
     if as_json:
         print_json(rows)
         return
     for row in rows:
-        click.echo(f"{row['key'][:12]}  {row['stage']:<18} {row['bytes']:>12,} bytes{'  measured' if row['measured'] else ''}")
+        click.echo(
+            f"{row['key'][:12]}  {row['stage']:<18} {row['bytes']:>12,} bytes{'  measured' if row['measured'] else ''}"
+        )
     click.echo(f"{len(rows)} entries")
 
 
-@cache.command("verify", epilog=epilog("edgepress cache verify"))
+@cache.command("verify", short_help="Re-hash everything in the store.", epilog=epilog("edgepress cache verify"))
 @json_option
 def verify_entries(*, as_json: bool) -> None:
     """Re-hash everything in the store; damaged entries go to quarantine and are rebuilt by the next run."""
@@ -45,14 +54,25 @@ def verify_entries(*, as_json: bool) -> None:
         print_json({"damaged": damage})
     if damage:
         raise InputError(
-            f"{len(damage)} store entries were damaged", "; ".join(damage), "they are in quarantine now; run the recipe again to rebuild them"
+            f"{len(damage)} store entries were damaged",
+            "; ".join(damage),
+            "they are in quarantine now; run the recipe again to rebuild them",
         )
     if not as_json:
         click.echo("OK: every entry is what its hash says")
 
 
-@cache.command(epilog=epilog("edgepress cache gc --older-than 30", "edgepress cache gc --all"))
-@click.option("--older-than", "max_age_days", type=click.FloatRange(min=0), metavar="DAYS", help="Remove entries not used for that long.")
+@cache.command(
+    short_help="Remove entries and leftovers.",
+    epilog=epilog("edgepress cache gc --older-than 30", "edgepress cache gc --all"),
+)
+@click.option(
+    "--older-than",
+    "max_age_days",
+    type=click.FloatRange(min=0),
+    metavar="DAYS",
+    help="Remove entries not used for that long.",
+)
 @click.option("--all", "everything", is_flag=True, help="Remove every entry.")
 @json_option
 def gc(max_age_days: float | None, *, everything: bool, as_json: bool) -> None:
@@ -82,7 +102,8 @@ def doctor(*, as_json: bool) -> None:
         print_json([dataclasses.asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            click.echo(f"{'ok  ' if finding.ok else 'FAIL'} {finding.subject:<14} {finding.text}{'' if finding.ok else '; ' + finding.fix}")
+            mark, remedy = ("ok  ", "") if finding.ok else ("FAIL", f"; {finding.fix}")
+            click.echo(f"{mark} {finding.subject:<14} {finding.text}{remedy}")
     bad = [finding for finding in findings if not finding.ok]
     if bad:
         raise EnvironmentFailure(
@@ -90,7 +111,12 @@ def doctor(*, as_json: bool) -> None:
         )
 
 
-@click.command(epilog=epilog("edgepress init --model net.py:make_net --data data.py:make_data --weights net.safetensors", "edgepress init --onnx net.onnx --npz data.npz"))
+@click.command(
+    epilog=epilog(
+        "edgepress init --model net.py:make_net --data data.py:make_data",
+        "edgepress init --onnx net.onnx --npz data.npz",
+    )
+)
 @click.option("--model", help="Factory of the model, file.py:function.")
 @click.option("--weights", help="Trained weights (.safetensors, .pt); without them the recipe gets a [train] section.")
 @click.option("--onnx", help="An ONNX file instead of a factory.")
@@ -99,7 +125,16 @@ def doctor(*, as_json: bool) -> None:
 @click.option("--task", type=click.Choice(["classification", "fidelity"]), default="classification", show_default=True)
 @click.option("--target", default="host", show_default=True, help="Profile name or file.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("recipe.toml"), show_default=True)
-def init(model: str | None, weights: str | None, onnx: str | None, data: str | None, npz: str | None, task: str, target: str, out: Path) -> None:
+def init(
+    model: str | None,
+    weights: str | None,
+    onnx: str | None,
+    data: str | None,
+    npz: str | None,
+    task: str,
+    target: str,
+    out: Path,
+) -> None:
     """Write a commented recipe for your model. Never overwrites a file."""
     from pipeline.assist.init import Answers, write_recipe
 

@@ -21,7 +21,19 @@ set_option = click.option(
     help="Override a recipe key, e.g. --set prune.ratio=0.3 (repeatable).",
 )
 target_option = click.option(
-    "--target", "-t", "targets", multiple=True, metavar="TARGET", help="Profile name or file (repeatable); default: the recipe's."
+    "--target",
+    "-t",
+    "targets",
+    multiple=True,
+    metavar="TARGET",
+    help="Profile name or file (repeatable); default: the recipe's.",
+)
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("out"),
+    show_default=True,
+    help="Folder of all results.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 

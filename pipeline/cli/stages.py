@@ -9,23 +9,28 @@ from typing import Any, Final
 
 import click
 
-from pipeline.cli.options import epilog, json_option, print_json, recipe_argument, set_option, target_option
+from pipeline.cli.options import epilog, json_option, out_option, print_json, recipe_argument, set_option, target_option
 
 _STAGE_HELP: Final = {
-    "prune": "Remove channels: everything up to and including `prune`.",
-    "distill": "Recover with the dense model as teacher: everything up to `distill`.",
+    "prune": "Remove channels: everything up to `prune`.",
+    "distill": "Recover what pruning cost: everything up to `distill`.",
     "export": "Write the float ONNX model: everything up to `export`.",
     "quantize": "Write the int8 ONNX model: everything up to `quantize`.",
     "build": "Build all candidate engines: everything up to `build`.",
-    "benchmark": "Measure all candidates, interleaved: everything up to `benchmark`.",
-    "bundle": "Bundle and verify what the gate chose: everything up to `bundle`.",
+    "benchmark": "Measure all candidates: everything up to `benchmark`.",
+    "bundle": "Bundle what the gate chose: everything up to `bundle`.",
 }
 
 
-@click.command(epilog=epilog("edgepress run examples/digits --target host --out out", "edgepress run recipe.toml --set prune.ratio=0.5"))
+@click.command(
+    short_help="Run a recipe to a verified bundle and a report.",
+    epilog=epilog(
+        "edgepress run examples/digits --target host --out out", "edgepress run recipe.toml --set prune.ratio=0.5"
+    ),
+)
 @recipe_argument
 @target_option
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out"), show_default=True, help="Folder of all results.")
+@out_option
 @set_option
 @json_option
 def run(recipe: Path, targets: Sequence[str], out: Path, overrides: Sequence[str], *, as_json: bool) -> None:
@@ -49,7 +54,10 @@ def run(recipe: Path, targets: Sequence[str], out: Path, overrides: Sequence[str
         result.raise_if_rejected()
 
 
-@click.command(epilog=epilog("edgepress plan examples/digits --target host"))
+@click.command(
+    short_help="Show the stages of a recipe, and which are stored.",
+    epilog=epilog("edgepress plan examples/digits --target host"),
+)
 @recipe_argument
 @target_option
 @set_option
@@ -63,13 +71,16 @@ def plan(recipe: Path, targets: Sequence[str], overrides: Sequence[str], *, as_j
     from targets.profile import load_profile
 
     loaded = load_recipe(recipe, overrides)
-    document = []
+    document: list[dict[str, Any]] = []
     for target in targets or loaded.targets:
         composed = compose(loaded, load_profile(target))
         state = cached_state(composed, open_store(lambda _event: None))
         words = {True: "stored", False: "to run", None: "to run"}
         document.append(
-            {"target": target, "stages": [{"stage": n.name, "title": n.title, "state": words[state[n.name]]} for n in composed.nodes]}
+            {
+                "target": target,
+                "stages": [{"stage": n.name, "title": n.title, "state": words[state[n.name]]} for n in composed.nodes],
+            }
         )
     if as_json:
         print_json(document)
@@ -81,19 +92,29 @@ def plan(recipe: Path, targets: Sequence[str], overrides: Sequence[str], *, as_j
 
 
 def _stage_command(stage: str) -> click.Command:
-    @click.command(name=stage, help=_STAGE_HELP[stage], epilog=epilog(f"edgepress {stage} examples/digits --out {stage}-out"))
+    @click.command(
+        name=stage, help=_STAGE_HELP[stage], epilog=epilog(f"edgepress {stage} examples/digits --out {stage}-out")
+    )
     @recipe_argument
     @target_option
-    @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Also copy the stage's files there, OUT/<target>/<stage>/.")
+    @click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Also copy the stage's files there, OUT/<target>/<stage>/.",
+    )
     @set_option
     @json_option
-    def command(recipe: Path, targets: Sequence[str], out: Path | None, overrides: Sequence[str], *, as_json: bool) -> None:
+    def command(
+        recipe: Path, targets: Sequence[str], out: Path | None, overrides: Sequence[str], *, as_json: bool
+    ) -> None:
         _run_until(stage, recipe, targets, out, overrides, as_json=as_json)
 
     return command
 
 
-def _run_until(stage: str, recipe: Path, targets: Sequence[str], out: Path | None, overrides: Sequence[str], *, as_json: bool) -> None:
+def _run_until(
+    stage: str, recipe: Path, targets: Sequence[str], out: Path | None, overrides: Sequence[str], *, as_json: bool
+) -> None:
     from pipeline.api import open_store, run_until
     from pipeline.cli.console import ConsoleObserver, json_observer
     from pipeline.recipe import load_recipe

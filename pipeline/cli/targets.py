@@ -7,7 +7,7 @@ import click
 from pipeline.cli.options import epilog, json_option, print_json
 
 
-@click.group()
+@click.group(epilog=epilog("edgepress targets list"))
 def targets() -> None:
     """Hardware profiles: what edgepress can build for."""
 
@@ -34,7 +34,7 @@ def list_targets(*, as_json: bool) -> None:
         click.echo(f"{row['name']:<18} {row['scheme']:<14} {row['description']}")
 
 
-@targets.command(epilog=epilog("edgepress targets show raspberry-pi-5"))
+@targets.command(short_help="Show a profile.", epilog=epilog("edgepress targets show raspberry-pi-5"))
 @click.argument("target")
 @json_option
 def show(target: str, *, as_json: bool) -> None:

@@ -1,6 +1,23 @@
-"""Data sources and splits."""
+"""Data sources and splits. A cached run imports the sources alone, which need no numpy."""
 
-from pipeline.data.dataset import Dataset, Split
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from pipeline.data.source import DataSource, FactoryData, NpzData
 
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Dataset, Split
+
 __all__ = ["DataSource", "Dataset", "FactoryData", "NpzData", "Split"]
+
+
+def __getattr__(name: str) -> type:
+    """`Dataset` and `Split`, imported when first asked for."""
+    if name not in {"Dataset", "Split"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pipeline.data import dataset
+
+    found = vars(dataset)[name]
+    assert isinstance(found, type)
+    return found

@@ -56,7 +56,7 @@ class Split:
         arrays = {**self.inputs, **({} if self.labels is None else {"\0labels": self.labels})}
         for name, array in sorted(arrays.items()):
             digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-            digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+            digest.update(np.ascontiguousarray(array).data.cast("B"))
         return digest.hexdigest()
 
 
@@ -76,7 +76,9 @@ class Dataset:
             return self.splits[name]
         except KeyError:
             raise InputError(
-                f"the data has no split {name!r}", f"it has {', '.join(self.splits)}", f"let the data factory return {name!r} too"
+                f"the data has no split {name!r}",
+                f"it has {', '.join(self.splits)}",
+                f"let the data factory return {name!r} too",
             ) from None
 
     @property
@@ -95,54 +97,105 @@ def dataset_from(value: object) -> Dataset:
         InputError: It is of another form, empty, not finite, or its splits do not fit together.
     """
     if not isinstance(value, Mapping) or not value:
-        raise _form_error(f"it returned {type(value).__name__}")
+        raise _form_error(f"it is {'empty' if isinstance(value, Mapping) else type(value).__name__}")
     unknown = sorted(str(name) for name in value if name not in SPLIT_NAMES)
     if unknown:
-        raise InputError(f"the data factory returned a split {unknown[0]!r}", f"splits are {', '.join(SPLIT_NAMES)}", nearest(unknown[0], SPLIT_NAMES))
+        raise InputError(
+            f"the data has a split {unknown[0]!r}",
+            f"splits are {', '.join(SPLIT_NAMES)}",
+            f"rename it; {nearest(unknown[0], SPLIT_NAMES)}",
+        )
     if "validation" not in value:
-        raise InputError("the data has no validation split", f"it has {', '.join(value)}", "let the data factory return 'validation' too")
+        raise InputError(
+            "the data has no validation split",
+            f"it has {', '.join(value)}",
+            "let the data factory return 'validation' too",
+        )
     splits = {name: _split(name, value[name]) for name in SPLIT_NAMES if name in value}
     _check_same_inputs(splits)
     return Dataset(splits=splits)
 
 
 def _form_error(why: str) -> InputError:
-    return InputError("the data factory returned something else than splits", why, 'return {"train": (x, y), "validation": (x, y), "test": (x, y)} of numpy arrays')
+    return InputError(
+        "the data is something else than splits of numpy arrays",
+        why,
+        'return {"train": (x, y), "validation": (x, y), "test": (x, y)} of numpy arrays',
+    )
 
 
 def _split(name: str, value: object) -> Split:
     inputs, labels = value if isinstance(value, tuple) and len(value) == 2 else (value, None)  # noqa: PLR2004 - a pair
-    named = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
-    arrays = {str(key): _array(array, f"{name}.{key or 'inputs'}") for key, array in named.items()}
+    named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+    arrays = {str(key): _input(array, f"{name}.{key or 'inputs'}") for key, array in named.items()}
     if not arrays:
         raise _form_error(f"split {name!r} has no inputs")
     checked_labels = None if labels is None else _array(labels, f"{name}.labels")
-    lengths = {key: len(array) for key, array in arrays.items()} | ({} if checked_labels is None else {"labels": len(checked_labels)})
+    lengths = {key or "inputs": len(array) for key, array in arrays.items()}
+    if checked_labels is not None:
+        lengths["labels"] = len(checked_labels)
     if len(set(lengths.values())) != 1:
-        raise InputError(f"split {name!r} has arrays of different lengths", f"{lengths}", "give one row per sample in every array")
+        raise InputError(
+            f"split {name!r} has arrays of different lengths",
+            ", ".join(f"{key}: {length}" for key, length in lengths.items()),
+            "give one row per sample in every array",
+        )
     if not next(iter(lengths.values())):
-        raise InputError(f"split {name!r} has no samples", "its arrays have length 0", "check paths and filters of the data factory")
+        raise InputError(
+            f"split {name!r} has no samples",
+            "its arrays have length 0",
+            "check paths and filters of the data factory",
+        )
     return Split(inputs=arrays, labels=checked_labels)
 
 
+def _input(value: object, where: str) -> Array:
+    array = _array(value, where)
+    if array.dtype == np.float64:
+        raise InputError(f"{where} is float64", "models run in float32", "return it as x.astype(np.float32)")
+    if len(array) and not array.size:
+        raise InputError(
+            f"{where} has samples without values", f"its shape is {array.shape}", "check how the data factory cuts them"
+        )
+    return array
+
+
 def _array(value: object, where: str) -> Array:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise _form_error(f"{where}: {error}") from error
     if array.ndim == 0 or array.dtype.kind not in "fiub":
         raise _form_error(f"{where} is {type(value).__name__} of dtype {array.dtype}")
-    if array.dtype == np.float64:
-        raise InputError(f"{where} is float64", "models run in float32", f"return {where.split('.')[-1]}.astype(np.float32)")
+    if not array.dtype.isnative:
+        raise InputError(
+            f"{where} has the byte order of another machine",
+            f"its dtype is {array.dtype.str}",
+            "return it as x.astype(x.dtype.newbyteorder('='))",
+        )
     if array.dtype.kind == "f":
-        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1) if len(array) else np.ones(0, dtype=bool)
         if not finite.all():
             bad = np.flatnonzero(~finite)
-            raise InputError(f"{where} has NaN or Inf", f"{len(bad)} samples, the first is number {bad[0]}", "clean or drop these samples")
+            raise InputError(
+                f"{where} has NaN or Inf",
+                f"{len(bad)} samples, the first is number {bad[0]}",
+                "clean or drop these samples",
+            )
     return array
 
 
 def _check_same_inputs(splits: Mapping[str, Split]) -> None:
-    reference_name, reference = next(iter(splits.items()))
-    expected = {name: (array.dtype.name, array.shape[1:]) for name, array in reference.inputs.items()}
-    for split_name, split in splits.items():
-        found = {name: (array.dtype.name, array.shape[1:]) for name, array in split.inputs.items()}
-        if found != expected:
-            raise InputError(f"splits {reference_name!r} and {split_name!r} differ in their inputs", f"{expected} and {found}", "return the same inputs in every split")
+    (first, reference), *others = splits.items()
+    expected = _described(reference)
+    for name, split in others:
+        if _described(split) != expected:
+            raise InputError(
+                f"splits {first!r} and {name!r} differ in their inputs",
+                f"{first}: {', '.join(expected)}; {name}: {', '.join(_described(split))}",
+                "return the same inputs in every split",
+            )
+
+
+def _described(split: Split) -> list[str]:
+    return [f"{name or 'inputs'} {array.dtype.name} {array.shape[1:]}" for name, array in sorted(split.inputs.items())]

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnx
 import torch
 
 from pipeline.graph import set_training
 from targets.errors import InputError
-from targets.onnxfile import io_of, open_onnx
+from targets.onnxfile import ModelIo, io_of, open_onnx
 
 if TYPE_CHECKING:
+    import onnx
     from torch import Tensor
     from torch.fx import GraphModule
 
 
-def export_onnx(graph: GraphModule, example: dict[str, Tensor], out: Path, *, opset: int) -> dict[str, Any]:
+def export_onnx(graph: GraphModule, example: Mapping[str, Tensor], out: Path, *, opset: int) -> ModelIo:
     """Writes ``model.onnx`` and ``io.json`` into ``out``.
 
     Args:
@@ -34,14 +35,12 @@ def export_onnx(graph: GraphModule, example: dict[str, Tensor], out: Path, *, op
         Inputs and outputs, as in ``io.json``.
 
     Raises:
-        InputError: torch cannot express the model in ONNX.
+        InputError: torch cannot express the model in ONNX, or not in this operator set.
     """
-    set_training(graph, False)
+    set_training(graph, training=False)
     outputs = _output_names(graph, example)
     batch = torch.export.Dim("batch")
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # "no torchvision", four times
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations; the parity check is what counts
+    with _quiet():
         try:
             program = torch.onnx.export(
                 graph,
@@ -54,9 +53,14 @@ def export_onnx(graph: GraphModule, example: dict[str, Tensor], out: Path, *, op
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            raise InputError("the model cannot be exported to ONNX", _innermost(error), "replace the operator named, or choose another export.opset") from error
+            raise InputError(
+                "the model cannot be exported to ONNX",
+                _innermost(error),
+                "replace the operator named, or choose another export.opset",
+            ) from error
     assert program is not None
     model = program.model_proto
+    _check_opset(model, opset)
     strip_build_traces(model)
     path = out / "model.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
@@ -65,39 +69,71 @@ def export_onnx(graph: GraphModule, example: dict[str, Tensor], out: Path, *, op
     return description
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch's deprecations and the tracebacks it logs away: operator set and parity are checked afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+def _check_opset(model: onnx.ModelProto, wanted: int) -> None:
+    """The exporter keeps another operator set, and only warns, where its version converter fails."""
+    found = next(item.version for item in model.opset_import if item.domain in {"", "ai.onnx"})
+    if found != wanted:
+        raise InputError(
+            f"the model cannot be exported to ONNX operator set {wanted}",
+            f"torch could write it in operator set {found} only",
+            f"set export.opset = {found}",
+        )
+
+
 def strip_build_traces(model: onnx.ModelProto) -> None:
     """Removes doc strings and metadata, which hold stack traces with absolute paths of the build machine."""
-    model.ClearField("metadata_props")
-    model.ClearField("doc_string")
     model.producer_name, model.producer_version = "edgepress", ""
     graphs = [model.graph]
-    while graphs:
-        graph = graphs.pop()
-        items: list[Any] = [graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output]
-        for item in items:
-            item.ClearField("doc_string")
-            item.ClearField("metadata_props")
-        for node in graph.node:
-            for attribute in node.attribute:
-                graphs += [attribute.g] if attribute.HasField("g") else []
-                graphs += list(attribute.graphs)
-    for function in model.functions:
-        function.ClearField("metadata_props")
-        function.ClearField("doc_string")
-        for node in function.node:
-            node.ClearField("metadata_props")
-            node.ClearField("doc_string")
+    nodes = [node for function in model.functions for node in function.node]
+    cleared: list[Any] = [model, *model.functions]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            cleared += [graph, *graph.initializer, *graph.value_info, *graph.input, *graph.output]
+            nodes += graph.node
+        else:
+            node = nodes.pop()
+            cleared.append(node)
+            graphs += [a.g for a in node.attribute if a.HasField("g")] + [g for a in node.attribute for g in a.graphs]
+    for item in cleared:
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
 
 
-def _output_names(graph: GraphModule, example: dict[str, Tensor]) -> list[str]:
+def _output_names(graph: GraphModule, example: Mapping[str, Tensor]) -> list[str]:
     with torch.no_grad():
-        answer = graph(*example.values())
+        answer: object = graph(*example.values())
     if isinstance(answer, torch.Tensor):
         return ["output"]
-    if isinstance(answer, dict):
-        return [str(name) for name in answer]
-    assert isinstance(answer, Sequence)
-    return [f"output_{index}" for index in range(len(answer))]
+    values = list(answer.values()) if isinstance(answer, Mapping) else answer
+    if not isinstance(values, list | tuple) or not all(isinstance(value, torch.Tensor) for value in values):
+        raise InputError(
+            f"the model returns {type(answer).__name__}",
+            "an ONNX model gives tensors, in a flat row",
+            "let forward() return a tensor, or a tuple, list or dict of tensors",
+        )
+    names = [str(name) for name in answer] if isinstance(answer, Mapping) else []
+    clash = sorted(set(names) & set(example))
+    if clash:
+        raise InputError(
+            f"the model has an input and an output called {clash[0]!r}",
+            "names are unique in an ONNX model",
+            "rename the key in what forward() returns",
+        )
+    return names or [f"output_{index}" for index in range(len(values))]
 
 
 def _innermost(error: BaseException) -> str:

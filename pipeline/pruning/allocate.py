@@ -2,7 +2,7 @@
 
 Widths: a group keeps a multiple of ``alignment`` channels, never less than ``alignment``, or its whole width: the one
 nearest to what the ratio asks, the larger of two equally near. A group narrower than twice the alignment has no such
-choice, and may take any width down to one unit.
+choice; for it the alignment is halved until it has: half a vector register still pays more than a ragged width.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ def _relative(scores: Scores) -> Scores:
 
 def _aligned(wanted: float, group: Group, alignment: int) -> int:
     step = alignment // gcd(alignment, group.channels_per_unit)
-    if group.size < _SMALL * step:
-        step = 1
+    while step > 1 and group.size < _SMALL * step:
+        step = (step + 1) // 2
     choices = [*range(step, group.size, step), group.size]
     nearest_width: int = min(choices, key=lambda kept: (abs(kept - wanted), -kept))
     return nearest_width

@@ -150,10 +150,15 @@ def _rewrite(edit: Rewrite, removed: Flags, roots: Ids) -> None:
 
 
 def _renew_metadata(gm: fx.GraphModule) -> None:
-    """Run the graph on shapes, with the batch as symbolic as it was traced."""
+    """Run the graph on shapes, with the batch as symbolic as it was traced.
+
+    The environment of symbolic sizes is shared with the graph this one was copied from: without suppressed guards, a
+    comparison in some operator would fix the batch size of both.
+    """
     inputs = [node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder"]
     mode = next(value.fake_mode for value in inputs if isinstance(value, FakeTensor))
-    with torch.no_grad():
+    assert mode.shape_env is not None
+    with torch.no_grad(), mode.shape_env.suppress_guards():
         FakeTensorProp(gm, mode=mode).propagate_dont_convert_inputs(*inputs)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pipeline.artifacts import Artifact, CandidateBuild, QuantizedModel
-
-if TYPE_CHECKING:
-    from targets.profile import TargetProfile
+from targets.profile import TargetProfile, profile_names
 
 TITLES: Final = {
     "data": "checked the data",
@@ -27,7 +26,7 @@ TITLES: Final = {
     "bundle": "bundled and verified",
 }
 LISTED_TENSORS: Final = 24
-_VERSIONS: Final = ("edgepress", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+_VERSIONS: Final = ("edgepress", "torch", "lightning-fabric", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +82,18 @@ def compose_run(facts: RunFacts) -> dict[str, Any]:
         "inspect": _inspection(shipped_build.read_json("inspect.json")),
         "layers": [_layer(layer) for layer in quantized.read_json("layers.json")] if quantized else [],
         "calibration": _calibration(quantized) if quantized else [],
-        "conditions": _conditions(facts),
+        "conditions": _conditions(facts, shipped_build.read_json("engine.json")),
         "warnings": _warnings(facts, results),
-        "reproduce": [f"edgepress run {facts.recipe['name']} --target {facts.profile.name}"],
-        "versions": {name: metadata.version(name) for name in _VERSIONS},
+        "reproduce": [f"edgepress run <folder of the recipe> --target {_target(facts.profile)}"],
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _VERSIONS}},
         "validation": {"split": "validation", "samples": facts.samples.get("validation")},
         "test": {"split": "test", "samples": facts.samples.get("test")},
     }
+
+
+def _target(profile: TargetProfile) -> str:
+    """What ``--target`` takes: a bundled name, or the path of the user's own file, which the store does not know."""
+    return profile.name if profile.name in profile_names() else f"<path of {profile.name}'s profile.toml>"
 
 
 def _name(build: CandidateBuild) -> str:
@@ -140,11 +144,9 @@ def _model_behind(candidate: str, facts: RunFacts) -> Mapping[str, Any]:
 
 
 def _measured(name: str, campaign: Mapping[str, Any], reference: str) -> dict[str, Any]:
-    from pipeline.benchmarking.analysis import find_comparison
-
     result = campaign["results"][name]
     memory = result["memory"]["run_peak"]
-    row = {
+    return {
         "latency_ms": {key: result["latency_ms"][key] for key in ("value", "ci95", "k")},
         "p90_ms": result["tail_ms"]["p90"]["value"],
         "p99_ms": result["tail_ms"]["p99"]["value"],
@@ -156,17 +158,24 @@ def _measured(name: str, campaign: Mapping[str, Any], reference: str) -> dict[st
             for run in campaign["runs"]
             if run["engine"] == name and run["block"] < campaign["campaign"]["blocks"]
         ],
+        "vs_reference": None if name == reference else _comparison(name, campaign, reference),
     }
-    if name != reference:
-        found = find_comparison(campaign, name, reference)
-        interval = found["ci95"]
-        row["vs_reference"] = {
-            "reference": reference,
-            "ratio": 1 / found["ratio"],
-            "ci95": None if interval is None else [1 / interval[1], 1 / interval[0]],
-            "verdict": found["verdict"],
-        }
-    return row
+
+
+def _comparison(name: str, campaign: Mapping[str, Any], reference: str) -> dict[str, Any] | None:
+    """Speed against the reference; None where the campaign did not compare them (an engine with wrong outputs)."""
+    from pipeline.benchmarking.analysis import find_comparison
+
+    if not any({name, reference} == {item["a"], item["b"]} for item in campaign["comparison"]):
+        return None
+    found = find_comparison(campaign, name, reference)
+    interval = found["ci95"]
+    return {
+        "reference": reference,
+        "ratio": 1 / found["ratio"],
+        "ci95": None if interval is None else [1 / interval[1], 1 / interval[0]],
+        "verdict": found["verdict"],
+    }
 
 
 def _sentence(facts: RunFacts, candidates: Sequence[Mapping[str, Any]]) -> str:
@@ -183,10 +192,12 @@ def _sentence(facts: RunFacts, candidates: Sequence[Mapping[str, Any]]) -> str:
         else f"Nothing meets the budget; {shipped['name']} is closest"
     )
     if shipped is reference:
-        return f"{start}: no compressed candidate was better; {change}."
-    if "vs_reference" not in shipped:
+        return f"{start}: no compressed candidate was shown to be better; {change}."
+    if facts.campaign is None:
         return f"{start}: latency was not measured; {change}, {size}."
     versus = shipped["vs_reference"]
+    if versus is None:
+        return f"{start}: its speed was not compared with that of {reference['name']}; {change}, {size}."
     interval = f" (95 % interval {versus['ci95'][0]:.2f} to {versus['ci95'][1]:.2f})" if versus["ci95"] else ""
     return f"{start}: {versus['ratio']:.2f}x the speed of {reference['name']}{interval}, {change}, {size}."
 
@@ -228,59 +239,63 @@ def _calibration(quantized: QuantizedModel) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["low"] - row["high"])[:LISTED_TENSORS]
 
 
-def _conditions(facts: RunFacts) -> dict[str, Any]:
-    seed = {
+def _conditions(facts: RunFacts, engine: Mapping[str, Any]) -> dict[str, Any]:
+    fixed = {
+        "engine": f"{engine['engine']} {engine['runtime_version']}",
+        "engine options": engine["options"],
         "seed": facts.recipe["seed"],
         "training threads": facts.recipe["threads"],
-        "engine threads": facts.profile.engine.threads,
     }
     if facts.campaign is None:
-        return {"latency": "not measured (benchmark.measure = false)", **seed}
-    campaign, device = facts.campaign["campaign"], facts.campaign["device"]
+        return {"latency": "not measured (benchmark.measure = false)", **fixed}
+    campaign, device, quality = facts.campaign["campaign"], facts.campaign["device"], facts.campaign["quality"]
     return {
         "measured": campaign["utc_start"],
         "CPU": device.get("cpu_model"),
+        "usable cores": device.get("usable_cores"),
         "virtual machine": device.get("virtualised"),
+        "kernel": device.get("kernel"),
+        "system": device.get("os"),
         "blocks": campaign["blocks"],
         "stopped by": campaign["stop"],
         "campaign seconds": campaign["wall_s"],
-        "quality": facts.campaign["quality"]["grade"],
-        "why this grade": "; ".join(facts.campaign["quality"]["reasons"]),
+        "quality": quality["grade"],
+        "why this grade": "; ".join(quality["reasons"]),
         "batch": facts.campaign["scenario"]["batch"],
-        **seed,
-        "what these numbers are not": "pre- and post-processing are not in them; another machine will differ",
+        **fixed,
     }
 
 
 def _warnings(facts: RunFacts, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    found = [
-        {
-            "code": item["code"],
-            "text": item["text"],
-            "evidence": str(item.get("evidence", "")),
-            "fix": item.get("fix", ""),
-        }
-        for item in (facts.campaign["warnings"] if facts.campaign else [])
-    ]
+    found = _campaign_warnings(facts.campaign["warnings"]) if facts.campaign else []
     shared = results["data"]["shared_with_train"]
     if shared:
         text = f"{shared} validation samples are also in the training split"
-        found.append(
-            {"code": "W-LEAK", "text": text, "evidence": "equal bytes", "fix": "split the data without duplicates"}
-        )
+        found.append(_warning("W-LEAK", text, "split the data without duplicates", "equal bytes"))
     if facts.campaign is None:
         text = "latency was not measured: int8 may be slower than float on this target"
-        found.append(
-            {
-                "code": "W-UNMEASURED",
-                "text": text,
-                "evidence": "",
-                "fix": "measure on the device: python3 ondevice.pyz measure",
-            }
-        )
+        found.append(_warning("W-UNMEASURED", text, "set benchmark.measure = true"))
     if "test" not in facts.samples:
         text = "there is no test split: the validation figures chose what ships, so they flatter it"
-        found.append(
-            {"code": "W-NO-TEST", "text": text, "evidence": "", "fix": "let the data factory return 'test' too"}
-        )
+        found.append(_warning("W-NO-TEST", text, "let the data factory return 'test' too"))
     return found
+
+
+def _campaign_warnings(items: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One warning for each code, with the evidence of every engine that it concerns."""
+    by_code: dict[str, list[Mapping[str, Any]]] = {}
+    for item in items:
+        by_code.setdefault(item["code"], []).append(item)
+    return [
+        _warning(
+            code,
+            "; ".join(dict.fromkeys(item["text"] for item in same)),
+            "; ".join(dict.fromkeys(item["fix"] for item in same)),
+            "; ".join(f"{item['engine']}: {item['evidence']}" if item["engine"] else item["evidence"] for item in same),
+        )
+        for code, same in by_code.items()
+    ]
+
+
+def _warning(code: str, text: str, fix: str, evidence: str = "") -> dict[str, str]:
+    return {"code": code, "text": text, "evidence": evidence, "fix": fix}

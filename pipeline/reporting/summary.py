@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, final
 
 from pipeline.reporting import text
 from pipeline.reporting.schema import RunReport, run_report
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
+
+_LAYOUTS: Final = (
+    ("latency [95 % CI]", "speed [95 % CI]", "{metric}", "size", "parameters", "memory"),
+    ("latency [95 % CI]", "speed [95 % CI]", "{metric}", "size"),
+    ("latency [95 % CI]", "speed", "{metric}", "size"),
+    ("latency", "speed", "{metric}", "size"),
+    ("latency", "size"),
+)
+"""What the table of candidates shows, from the widest to the narrowest terminal; their names always come first."""
 
 
 def terminal_summary(run: Mapping[str, object]) -> RenderableType:
@@ -25,41 +36,66 @@ def terminal_summary(run: Mapping[str, object]) -> RenderableType:
 
     report = run_report(text.presentable(run, home=str(Path.home())))
     good = report.verdict.met_budget and report.verdict.shipped is not None
-    lines: list[RenderableType] = [_candidates(report)] if report.candidates else []
+    tables = [_candidates(report, columns) for columns in _LAYOUTS]
+    lines: list[RenderableType] = [_Widest(tables)] if report.candidates else []
     lines.append(Text(report.verdict.sentence, style="bold green" if good else "bold red"))
     lines.extend(Text(f"  {reason}", style="dim") for reason in report.verdict.reasons)
-    lines.extend(
-        Text.assemble((warning.code, "yellow"), f" {warning.text}", f" Fix: {warning.fix}" if warning.fix else "")
-        for warning in report.warnings
-    )
+    lines.extend(_warning_lines(report))
     return Group(*lines)
 
 
-def _candidates(report: RunReport) -> Table:
+def _warning_lines(report: RunReport) -> list[RenderableType]:
+    """One line a code: what it means, how often it was said, how to mend it."""
+    from rich.text import Text
+
+    times = Counter(warning.code for warning in report.warnings)
+    first = {warning.code: warning for warning in reversed(report.warnings)}
+    return [
+        Text.assemble(
+            (code, "yellow"),
+            f" {first[code].text}" + (f" ({count} times)" if count > 1 else ""),
+            f" Fix: {first[code].fix}" if first[code].fix else "",
+        )
+        for code, count in times.items()
+    ]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Widest:
+    """Shows the first of several tables that fits the console, whole; the last where none does."""
+
+    tables: Sequence[Table]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        unbounded = options.update(max_width=1_000)
+        fitting = (
+            table for table in self.tables if console.measure(table, options=unbounded).maximum <= options.max_width
+        )
+        yield next(fitting, self.tables[-1])
+
+
+def _candidates(report: RunReport, columns: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    metric = report.task.metric
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("candidate")
-    for title in (
-        "latency [95 % CI]",
-        "speed",
-        f"validation {report.task.metric}",
-        "size",
-        "parameters",
-        "peak memory",
-    ):
-        table.add_column(Text(title), justify="right", no_wrap=True)
+    table.add_column("candidate", no_wrap=True)
+    for title in columns:
+        table.add_column(Text(title.format(metric=metric)), justify="right", no_wrap=True)
     for candidate in report.candidates:
+        cells = {
+            "latency": text.milliseconds(candidate.latency_ms.value if candidate.latency_ms else None),
+            "latency [95 % CI]": text.interval(candidate.latency_ms, "ms"),
+            "speed": text.speedup(candidate.vs_reference).partition(" [")[0],
+            "speed [95 % CI]": text.speedup(candidate.vs_reference),
+            "{metric}": text.score(candidate.accuracy, metric),
+            "size": text.size(candidate.size_bytes),
+            "parameters": text.count(candidate.parameters),
+            "memory": text.size(candidate.peak_memory_bytes),
+        }
         name = Text(f"{candidate.name} *" if candidate.shipped else candidate.name)
-        cells = (
-            text.interval(candidate.latency_ms, "ms"),
-            text.speedup(candidate.vs_reference),
-            text.score(candidate.accuracy, report.task.metric),
-            text.size(candidate.size_bytes),
-            text.count(candidate.parameters),
-            text.size(candidate.peak_memory_bytes),
-        )
-        table.add_row(name, *(Text(cell) for cell in cells), style="bold" if candidate.shipped else "")
+        table.add_row(name, *(Text(cells[column]) for column in columns), style="bold" if candidate.shipped else "")
     return table

@@ -22,7 +22,8 @@ In = TypeVar("In")
 class Progress(Protocol):
     """Tells how far a stage is: share done (0 to 1), a text for people, named figures."""
 
-    def __call__(self, done: float, text: str, /, **values: float) -> None: ...
+    def __call__(self, done: float, text: str, /, **values: float) -> None:
+        """Reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +73,18 @@ class Stage(ABC, Generic[In]):
         """Raises when the artifact in ``out`` is not what this stage promises."""
 
 
-def configuration(value: object) -> Any:
+def configuration(value: object) -> Any:  # noqa: ANN401 - plain JSON-able data
     """A stage's configuration as plain data for its key; fields marked ``key: False`` are left out.
 
     Raises:
         TypeError: A field has a type that has no canonical form (our own bug).
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: configuration(getattr(value, f.name)) for f in dataclasses.fields(value) if f.metadata.get("key", True)}
+        fields = {
+            f.name: configuration(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.metadata.get("key", True)
+        }
         return {"type": type(value).__name__, **fields}
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")

@@ -52,15 +52,15 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
 
     def run(self, src: BenchmarkInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes ``benchmark.json`` and all raw samples."""
-        import numpy as np
-
         from pipeline.benchmarking.protocol import run_campaign
         from pipeline.stages.import_onnx import bind_to_onnx
+        from pipeline.stages.inference import save_inputs
         from targets.devices import device
 
         data = context.load_data(self.source, src.data)
         samples = context.scratch / "samples.npz"
-        np.savez(samples, **bind_to_onnx(data["validation"], src.builds[0].read_json("engine.json")).take(slice(0, SAMPLES)).inputs)
+        split = bind_to_onnx(data["validation"], src.builds[0].read_json("engine.json"))
+        save_inputs(samples, split.take(slice(0, SAMPLES)))
         campaign = run_campaign(
             {candidate_name(build): build.folder for build in src.builds},
             samples,
@@ -68,7 +68,9 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
             budget_s=self.budget_s,
             seed=self.seed,
             raw_path=out / "raw.json.gz",
-            on_progress=lambda at: context.progress(min(1.0, at.elapsed_s / at.budget_s), f"block {at.block + 1}: {at.engine}"),
+            on_progress=lambda at: context.progress(
+                min(1.0, at.elapsed_s / at.budget_s), f"block {at.block + 1}: {at.engine}"
+            ),
         )
         (out / "benchmark.json").write_text(json.dumps(campaign, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return {

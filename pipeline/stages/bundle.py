@@ -85,7 +85,11 @@ class BundleStage(Stage[BundleInputs]):
         )
         pack_archive(folder, out / "bundle.tar.gz", top=f"{self.recipe_name}-{self.profile.name}")
         size = sum(file.stat().st_size for file in folder.iterdir())
-        return {"precision": engine["precision"], "size_bytes": size, "archive_bytes": (out / "bundle.tar.gz").stat().st_size}
+        return {
+            "precision": engine["precision"],
+            "size_bytes": size,
+            "archive_bytes": (out / "bundle.tar.gz").stat().st_size,
+        }
 
     def verify(self, src: BundleInputs, out: Path, results: Mapping[str, Any]) -> None:
         """Verifies the archive as its receiver would: unpacked, re-hashed, run in a fresh process."""

@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from pipeline.artifacts import DatasetInfo
 from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
 from pipeline.tasks import TASKS
+
+if TYPE_CHECKING:
+    from pipeline.data import Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,9 @@ class DataStage(Stage[DataInputs]):
         splits = {name: {"samples": len(split), "sha256": split.sha256()} for name, split in data.splits.items()}
         shared = _shared_samples(data.splits["validation"].inputs, data.splits.get("train"))
         if shared:
-            context.warn(f"{shared} validation samples are also in the training split: accuracy will look better than it is")
+            context.warn(
+                f"{shared} validation samples are also in the training split: accuracy will look better than it is"
+            )
         info = {
             "schema": 1,
             "splits": splits,
@@ -60,7 +65,7 @@ class DataStage(Stage[DataInputs]):
         return {"samples": {name: split["samples"] for name, split in splits.items()}, "shared_with_train": shared}
 
 
-def _shared_samples(validation: Mapping[str, Any], train: Any) -> int:
+def _shared_samples(validation: Mapping[str, Any], train: Split | None) -> int:
     """How many validation samples also stand in the training split, byte for byte."""
     if train is None:
         return 0
@@ -78,5 +83,5 @@ def _sample_hashes(inputs: Mapping[str, Any]) -> set[bytes]:
     for name in sorted(inputs):
         array = np.ascontiguousarray(inputs[name])
         for digest, sample in zip(hashes, array, strict=True):
-            digest.update(memoryview(np.ascontiguousarray(sample)).cast("B"))
+            digest.update(np.ascontiguousarray(sample).data.cast("B"))
     return {digest.digest() for digest in hashes}

@@ -69,7 +69,7 @@ class DistillStage(Stage[DistillInputs]):
         task = TASKS[self.task]
         student, specs, decisions = load_model(src.student, self.factory, self.seed)
         teacher, _, _ = load_model(src.teacher, self.factory, self.seed)
-        set_training(teacher, False)
+        set_training(teacher, training=False)
         names = tuple(spec.name for spec in specs)
 
         def loss(inputs: Mapping[str, Tensor], labels: Tensor, outputs: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    engine: Path, split_name: str, reference: OnnxModel, profile: TargetProfile, task: Task, data: Dataset, scratch: Path
+    engine: Path,
+    split_name: str,
+    reference: OnnxModel,
+    profile: TargetProfile,
+    task: Task,
+    data: Dataset,
+    scratch: Path,
 ) -> float:
     """The task's metric of the engine on one split.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from pipeline.artifacts import CandidateBuild, Measurement, Verdict
-from pipeline.gate import Candidate, decide
+from pipeline.gate import Candidate, Comparer, decide
 from pipeline.recipe import BudgetSection
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.benchmark import candidate_name
@@ -90,7 +90,7 @@ def _candidate(build: CandidateBuild, campaign: Mapping[str, Any] | None) -> Can
     )
 
 
-def _comparer(campaign: Mapping[str, Any] | None) -> Any:
+def _comparer(campaign: Mapping[str, Any] | None) -> Comparer | None:
     """What the campaign says of one candidate against another; nothing when nothing was measured."""
     if campaign is None:
         return None
@@ -100,6 +100,3 @@ def _comparer(campaign: Mapping[str, Any] | None) -> Any:
         return find_comparison(campaign, challenger, incumbent)
 
     return compare
-
-
-

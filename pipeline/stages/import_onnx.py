@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from pipeline.artifacts import DatasetInfo, OnnxModel
 from pipeline.data import DataSource
@@ -15,6 +15,11 @@ from pipeline.stages.base import Context, Stage
 from pipeline.tasks import TASKS
 from targets.errors import InputError
 from targets.files import sha256_file
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from pipeline.data import Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +57,11 @@ class ImportStage(Stage[ImportInputs]):
 
         model = open_onnx(self.onnx.path)
         if sha256_file(self.onnx.path) != self.onnx.sha256:
-            raise InputError(f"{self.onnx.path} changed while the run was under way", "it is model.onnx", "run the same command again")
+            raise InputError(
+                f"{self.onnx.path} changed while the run was under way",
+                "it is model.onnx",
+                "run the same command again",
+            )
         (out / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
         description = io_of(model)
         (out / "io.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -68,7 +77,7 @@ class ImportStage(Stage[ImportInputs]):
         }
 
 
-def bind_to_onnx(split: Any, description: Mapping[str, Any]) -> Any:
+def bind_to_onnx(split: Split, description: Mapping[str, Any]) -> Split:
     """The split with the inputs that an ``io.json`` names, in its order.
 
     Raises:
@@ -77,14 +86,22 @@ def bind_to_onnx(split: Any, description: Mapping[str, Any]) -> Any:
     wanted = {item["name"]: item for item in description["inputs"]}
     if list(split.inputs) != [""] and set(split.inputs) != set(wanted):
         raise InputError(
-            f"the data has inputs {', '.join(split.inputs)}", f"the model takes {', '.join(wanted)}", "name each array like a model input"
+            f"the data has inputs {', '.join(split.inputs)}",
+            f"the model takes {', '.join(wanted)}",
+            "name each array like a model input",
         )
     if list(split.inputs) == [""] and len(wanted) != 1:
-        raise InputError("the data has one unnamed input", f"the model takes {', '.join(wanted)}", "return a mapping from input name to array")
+        raise InputError(
+            "the data has one unnamed input",
+            f"the model takes {', '.join(wanted)}",
+            "return a mapping from input name to array",
+        )
     bound = split.bound(tuple(wanted))
     for name, array in bound.inputs.items():
         shape = wanted[name]["shape"][1:]
-        fits = len(shape) == array.ndim - 1 and all(isinstance(w, str) or w == f for w, f in zip(shape, array.shape[1:], strict=True))
+        fits = len(shape) == array.ndim - 1 and all(
+            isinstance(w, str) or w == f for w, f in zip(shape, array.shape[1:], strict=True)
+        )
         if array.dtype.name != wanted[name]["dtype"] or not fits:
             raise InputError(
                 f"input {name!r} of the data is {array.dtype.name} of shape {array.shape[1:]} per sample",
@@ -94,7 +111,7 @@ def bind_to_onnx(split: Any, description: Mapping[str, Any]) -> Any:
     return bound
 
 
-def _count_parameters(model: Any) -> int:
+def _count_parameters(model: ModelProto) -> int:
     import math
 
     return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)

@@ -42,7 +42,12 @@ def build_engine(model: Path, profile: TargetProfile, precision: str, out: Path)
     """Builds an engine into ``out``, in a limited child; returns its summary."""
     return call_limited(
         "targets.engines.child:build_in_child",
-        {"model": str(model), "profile": profile.model_dump(mode="json"), "precision": precision, "out_folder": str(out)},
+        {
+            "model": str(model),
+            "profile": profile.model_dump(mode="json"),
+            "precision": precision,
+            "out_folder": str(out),
+        },
         limits=Limits(timeout_s=BUILD_TIMEOUT_S),
         what=f"building the {precision} engine",
     )
@@ -54,7 +59,9 @@ def served_batch(description: Mapping[str, Any], wanted: int = BATCH_SIZE) -> in
     Raises:
         InputError: The model's batch size is fixed to another number.
     """
-    fixed = {item["shape"][0] for item in description["inputs"] if item["shape"] and not isinstance(item["shape"][0], str)}
+    fixed = {
+        item["shape"][0] for item in description["inputs"] if item["shape"] and not isinstance(item["shape"][0], str)
+    }
     if not fixed:
         return wanted
     if fixed != {1}:
@@ -66,16 +73,23 @@ def served_batch(description: Mapping[str, Any], wanted: int = BATCH_SIZE) -> in
     return 1
 
 
-def run_engine(engine: Path, split: Split, scratch: Path, *, batch_size: int = BATCH_SIZE) -> dict[str, npt.NDArray[Any]]:
+def run_engine(
+    engine: Path, split: Split, scratch: Path, *, batch_size: int = BATCH_SIZE
+) -> dict[str, npt.NDArray[Any]]:
     """Outputs by name, ``(N, ...)``, of a built engine, run in a limited child."""
     import numpy as np
 
     description = json.loads((engine / "engine.json").read_text(encoding="utf-8"))
     inputs, outputs = scratch / "inputs.npz", scratch / "outputs.npz"
-    np.savez(inputs, **split.inputs)
+    save_inputs(inputs, split)
     call_limited(
         "targets.engines.child:infer_in_child",
-        {"engine_folder": str(engine), "inputs_npz": str(inputs), "out_npz": str(outputs), "batch": served_batch(description, batch_size)},
+        {
+            "engine_folder": str(engine),
+            "inputs_npz": str(inputs),
+            "out_npz": str(outputs),
+            "batch": served_batch(description, batch_size),
+        },
         limits=Limits(timeout_s=INFERENCE_TIMEOUT_S),
         what="running the engine over the data",
     )
@@ -84,6 +98,18 @@ def run_engine(engine: Path, split: Split, scratch: Path, *, batch_size: int = B
     inputs.unlink()
     outputs.unlink()
     return result
+
+
+def save_inputs(path: Path, split: Split) -> None:
+    """Writes the split's inputs as ``.npz``, under any names: ``np.savez`` has no room for one called ``file``."""
+    import zipfile
+
+    from numpy.lib import format as npy
+
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in split.inputs.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array(member, array, allow_pickle=False)
 
 
 def in_order(outputs: dict[str, npt.NDArray[Any]], names: Sequence[str]) -> list[npt.NDArray[Any]]:

@@ -18,6 +18,7 @@ from targets.files import sha256_file
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
+    from torch.nn import Module
 
     from pipeline.data import Dataset
     from pipeline.torchmodel import InputSpec
@@ -64,14 +65,18 @@ class LoadStage(Stage[LoadInputs]):
         data = context.load_data(self.source, src.data)
         model = make_model(self.factory, self.seed)
         if sha256_file(self.weights.path) != self.weights.sha256:
-            raise InputError(f"{self.weights.path} changed while the run was under way", "it is model.weights", "run the same command again")
+            raise InputError(
+                f"{self.weights.path} changed while the run was under way",
+                "it is model.weights",
+                "run the same command again",
+            )
         load_user_weights(model, self.weights.path)
         graph, specs = trace_checked(model, data, self.task)
         save_model(out, graph, specs, None)
         return baseline(graph, specs, data, self.task, self.threads)
 
 
-def trace_checked(model: Any, data: Dataset, task: str) -> tuple[GraphModule, tuple[InputSpec, ...]]:
+def trace_checked(model: Module, data: Dataset, task: str) -> tuple[GraphModule, tuple[InputSpec, ...]]:
     """The traced model, its outputs checked against the labels of all splits."""
     from pipeline.graph import trace
     from pipeline.torchmodel import example_inputs, input_specs
@@ -84,7 +89,9 @@ def trace_checked(model: Any, data: Dataset, task: str) -> tuple[GraphModule, tu
     return graph, specs
 
 
-def baseline(graph: GraphModule, specs: tuple[InputSpec, ...], data: Dataset, task: str, threads: int) -> dict[str, Any]:
+def baseline(
+    graph: GraphModule, specs: tuple[InputSpec, ...], data: Dataset, task: str, threads: int
+) -> dict[str, Any]:
     """Accuracy of the dense model on the validation split, its parameters and MACs."""
     from pipeline.training import predict
 

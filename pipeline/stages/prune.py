@@ -18,6 +18,7 @@ from pipeline.usercode import FactoryRef
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
+    from pipeline.data import Split
     from pipeline.pruning import Decisions, Group, PruningGraph
 
 
@@ -89,11 +90,13 @@ class PruneStage(Stage[PruneInputs]):
             "accuracy": TASKS[self.task].score(outputs, split.labels, reference),
             **size_of(small, specs),
             "widths": _widths(graph, decisions),
-            "frozen": [{"operator": f.operator, "module": f.module, "reason": f.reason, "units": f.units} for f in graph.frozen],
+            "frozen": [
+                {"operator": f.operator, "module": f.module, "reason": f.reason, "units": f.units} for f in graph.frozen
+            ],
         }
 
 
-def _check_promise(small: GraphModule, masked: GraphModule, split: Any) -> None:
+def _check_promise(small: GraphModule, masked: GraphModule, split: Split) -> None:
     """The small net equals the dense net with the removed channels' consumers at zero, on real samples."""
     import numpy as np
 
@@ -103,12 +106,16 @@ def _check_promise(small: GraphModule, masked: GraphModule, split: Any) -> None:
         worst = float(np.abs(found - wanted).max())
         scale = max(1e-6, float(np.abs(wanted).max()))
         if not worst <= 1e-3 * scale:
-            raise AssertionError(f"the pruned net differs from the masked dense net by {worst:.3g} on outputs up to {scale:.3g}")
+            raise AssertionError(
+                f"the pruned net differs from the masked dense net by {worst:.3g} on outputs up to {scale:.3g}"
+            )
 
 
 def _widths(graph: PruningGraph, decisions: Decisions) -> list[dict[str, Any]]:
     """Units of each group before and after."""
-    return [{"group": group.name, "before": group.size, "after": _kept_units(group, decisions)} for group in graph.groups]
+    return [
+        {"group": group.name, "before": group.size, "after": _kept_units(group, decisions)} for group in graph.groups
+    ]
 
 
 def _kept_units(group: Group, decisions: Decisions) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from pipeline.artifacts import DatasetInfo, OnnxModel, QuantizedModel
 from pipeline.data import DataSource
@@ -13,6 +13,9 @@ from pipeline.recipe import QuantizeSection
 from pipeline.stages.base import Context, Stage
 from pipeline.tasks import TASKS
 from targets.profile import TargetProfile
+
+if TYPE_CHECKING:
+    from pipeline.data import Split
 
 CALIBRATION_TIMEOUT_S: Final = 3600.0
 CALIBRATION_BATCH: Final = 32
@@ -54,17 +57,15 @@ class QuantizeStage(Stage[QuantizeInputs]):
 
     def run(self, src: QuantizeInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the `QuantizedModel`."""
-        import numpy as np
-
         from pipeline.stages.evaluate import evaluate
         from pipeline.stages.import_onnx import bind_to_onnx
-        from pipeline.stages.inference import build_engine
+        from pipeline.stages.inference import build_engine, save_inputs
         from targets.process import Limits, call_limited
 
         data = context.load_data(self.source, src.data)
         samples = _spread(bind_to_onnx(data.calibration, src.model.read_json("io.json")), self.quantize.samples)
         archive = context.scratch / "samples.npz"
-        np.savez(archive, **samples.inputs)
+        save_inputs(archive, samples)
         summary = call_limited(
             "calibration.child:quantize_in_child",
             {
@@ -91,7 +92,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
         }
 
 
-def _spread(split: Any, count: int) -> Any:
+def _spread(split: Split, count: int) -> Split:
     """At most ``count`` samples, evenly spread over the split, so that sorted data do not bias the ranges."""
     import numpy as np
 

@@ -87,5 +87,3 @@ class ReportStage(Stage[ReportInputs]):
             for build in src.builds
             if build.node in shown
         }
-
-

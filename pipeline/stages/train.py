@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from pipeline.artifacts import TorchModel
 from pipeline.data import DataSource
@@ -14,6 +14,13 @@ from pipeline.stages.base import Context, Stage
 from pipeline.stages.load import LoadInputs, baseline, trace_checked
 from pipeline.tasks import TASKS
 from pipeline.usercode import FactoryRef
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from pipeline.data import Dataset
+    from pipeline.tasks import Task
+    from pipeline.training import EpochResult
 
 
 @final
@@ -73,23 +80,23 @@ class TrainStage(Stage[LoadInputs]):
         return {**baseline(graph, specs, data, self.task, self.threads), "curve": curve_of(curve)}
 
 
-def validation_score(data: Any, names: tuple[str, ...], task: Any, threads: int) -> Any:
+def validation_score(data: Dataset, names: tuple[str, ...], task: Task, threads: int) -> Callable[[GraphModule], float]:
     """A function that scores a graph on the validation split."""
     from pipeline.training import predict
 
     split = data["validation"].bound(names)
 
-    def score(graph: Any) -> float:
+    def score(graph: GraphModule) -> float:
         outputs = predict(graph, split, threads=threads)
-        return float(task.score(outputs, split.labels, outputs))
+        return task.score(outputs, split.labels, outputs)
 
     return score
 
 
-def epoch_progress(context: Context, epochs: int) -> Any:
+def epoch_progress(context: Context, epochs: int) -> Callable[[EpochResult], None]:
     """A function that reports an epoch's figures as progress."""
 
-    def report(result: Any) -> None:
+    def report(result: EpochResult) -> None:
         context.progress(
             result.epoch / epochs,
             f"epoch {result.epoch}/{epochs}",
@@ -100,8 +107,9 @@ def epoch_progress(context: Context, epochs: int) -> Any:
     return report
 
 
-def curve_of(results: Any) -> list[dict[str, float]]:
+def curve_of(results: Sequence[EpochResult]) -> list[dict[str, float]]:
     """A learning curve as plain data."""
     return [
-        {"epoch": r.epoch, "loss": round(r.loss, 6), "accuracy": round(r.accuracy, 6), "lr": round(r.learning_rate, 8)} for r in results
+        {"epoch": r.epoch, "loss": round(r.loss, 6), "accuracy": round(r.accuracy, 6), "lr": round(r.learning_rate, 8)}
+        for r in results
     ]

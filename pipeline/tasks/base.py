@@ -38,7 +38,10 @@ class Task(ABC):
 
     @abstractmethod
     def score(
-        self, outputs: Sequence[npt.NDArray[Any]], labels: npt.NDArray[Any] | None, reference: Sequence[npt.NDArray[Any]]
+        self,
+        outputs: Sequence[npt.NDArray[Any]],
+        labels: npt.NDArray[Any] | None,
+        reference: Sequence[npt.NDArray[Any]],
     ) -> float:
         """The metric over a whole split, higher is better.
 

@@ -30,7 +30,9 @@ class Classification(Task):
                 if name == "calibration":
                     continue
                 raise InputError(
-                    f"split {name!r} has no labels", "task `classification` compares with labels", 'return (inputs, labels) per split, or use task = "fidelity"'
+                    f"split {name!r} has no labels",
+                    "task `classification` compares with labels",
+                    'return (inputs, labels) per split, or use task = "fidelity"',
                 )
             if split.labels.ndim != 1 or split.labels.dtype.kind not in "iu":
                 raise InputError(
@@ -39,17 +41,29 @@ class Classification(Task):
                     "one-hot rows: labels.argmax(1); floats: labels.astype(np.int64)",
                 )
             if split.labels.min() < 0:
-                raise InputError(f"split {name!r} has the label {split.labels.min()}", "class numbers start at 0", "map labels to 0 .. classes-1")
+                raise InputError(
+                    f"split {name!r} has the label {split.labels.min()}",
+                    "class numbers start at 0",
+                    "map labels to 0 .. classes-1",
+                )
         classes = len(set(data["validation"].labels.tolist()))  # type: ignore[union-attr]
         if classes < 2:  # noqa: PLR2004 - one class is no classification
-            raise InputError("the validation split has one class only", "every accuracy on it would be meaningless", "mix the classes before splitting")
+            raise InputError(
+                "the validation split has one class only",
+                "every accuracy on it would be meaningless",
+                "mix the classes before splitting",
+            )
         return {"classes_seen": classes}
 
     def check_outputs(self, outputs: Sequence[npt.NDArray[Any]], data: Dataset) -> None:
         """The first output has a column for every label."""
         logits = outputs[0]
         if logits.ndim != 2:  # noqa: PLR2004 - (N, classes)
-            raise InputError(f"the model's first output has shape {logits.shape}", "classification needs (batch, classes)", "return the logits first")
+            raise InputError(
+                f"the model's first output has shape {logits.shape}",
+                "classification needs (batch, classes)",
+                "return the logits first",
+            )
         classes = logits.shape[1]
         for name, split in data.splits.items():
             if split.labels is not None and int(split.labels.max()) >= classes:
@@ -60,16 +74,22 @@ class Classification(Task):
                 )
 
     def score(
-        self, outputs: Sequence[npt.NDArray[Any]], labels: npt.NDArray[Any] | None, reference: Sequence[npt.NDArray[Any]]
+        self,
+        outputs: Sequence[npt.NDArray[Any]],
+        labels: npt.NDArray[Any] | None,
+        reference: Sequence[npt.NDArray[Any]],
     ) -> float:
-        """Top-1 accuracy."""
+        """Top-1 accuracy: the exact share, from counts."""
         import torch
-        from torchmetrics.functional.classification import multiclass_accuracy
+        from torchmetrics.functional.classification import multiclass_stat_scores
 
         del reference
         assert labels is not None
         logits = torch.from_numpy(outputs[0])
-        return float(multiclass_accuracy(logits, torch.from_numpy(labels).long(), num_classes=logits.shape[1], average="micro"))
+        counts = multiclass_stat_scores(
+            logits, torch.from_numpy(labels).long(), num_classes=logits.shape[1], average="micro"
+        )
+        return int(counts[0]) / len(labels)  # counts: true positives, false positives, ...
 
     def loss(self, outputs: Sequence[Tensor], labels: Tensor, *, label_smoothing: float) -> Tensor:
         """Cross-entropy."""

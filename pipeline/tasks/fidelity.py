@@ -32,7 +32,10 @@ class Fidelity(Task):
         del outputs, data
 
     def score(
-        self, outputs: Sequence[npt.NDArray[Any]], labels: npt.NDArray[Any] | None, reference: Sequence[npt.NDArray[Any]]
+        self,
+        outputs: Sequence[npt.NDArray[Any]],
+        labels: npt.NDArray[Any] | None,
+        reference: Sequence[npt.NDArray[Any]],
     ) -> float:
         """One minus the relative root mean square error against ``reference``, the worst output counts; at least 0."""
         import numpy as np
@@ -44,7 +47,7 @@ class Fidelity(Task):
             power = float(np.mean(np.square(expected)))
             error = float(np.mean(np.square(found.astype(np.float64) - expected)))
             errors.append((error / power) ** 0.5 if power else float(error > 0))
-        return max(0.0, 1.0 - max(errors))
+        return max(0.0, 1.0 - float(np.max(errors)))  # an output of NaN scores 0
 
     def loss(self, outputs: Sequence[Tensor], labels: Tensor, *, label_smoothing: float) -> Tensor:
         """Mean squared error; recipes without labels cannot train, so this serves callers of the Python API."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,7 +31,8 @@ class TrainConfig:
 
     Attributes:
         epochs: Passes over the training split.
-        batch_size: Samples per step; the last, smaller batch of an epoch is used too, unless it is a single sample.
+        batch_size: Samples per step; the last, smaller batch of an epoch is used too, unless it
+            is a single sample of larger batches.
         optimizer: ``sgd`` with Nesterov momentum 0.9, or ``adamw``.
         learning_rate: Peak, reached after a linear warm-up of one tenth of the steps, then cosine down to zero.
         weight_decay: On weights of two or more dimensions; biases and normalisation are left alone.
@@ -84,55 +86,78 @@ def fit(
         on_epoch: Called with each epoch's figures.
 
     Raises:
-        InputError: The loss is NaN or infinite; names epoch and step.
+        InputError: The loss is NaN or infinite (names epoch and step), or nothing can be trained.
     """
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    optimizer = _optimizer(graph, config)
-    wrapped, optimizer = fabric.setup(graph, optimizer)
-    order = np.random.default_rng(config.seed)
-    steps = len(_batch_starts(len(train), config.batch_size)) * config.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, steps))
-    results: list[EpochResult] = []
-    for epoch in range(1, config.epochs + 1):
-        set_training(graph, True)
-        losses = []
-        shuffled = order.permutation(len(train))
-        for start in _batch_starts(len(train), config.batch_size):
-            batch = train.take(shuffled[start : start + config.batch_size])
-            assert batch.labels is not None
-            inputs = {name: torch.from_numpy(array) for name, array in batch.inputs.items()}
-            value = loss(inputs, torch.from_numpy(batch.labels), _as_tuple(wrapped(*inputs.values())))
-            _check_finite(value, epoch, len(losses) + 1)
-            optimizer.zero_grad()
-            fabric.backward(value)
-            optimizer.step()
-            schedule.step()
-            losses.append(float(value.detach()))
-        set_training(graph, False)
-        result = EpochResult(
-            epoch=epoch, loss=math.fsum(losses) / len(losses), learning_rate=schedule.get_last_lr()[0], accuracy=validate(graph)
-        )
-        results.append(result)
-        on_epoch(result)
+    with _threads(config.threads):
+        torch.manual_seed(config.seed)
+        fabric = Fabric(accelerator="cpu", devices=1)
+        wrapped, optimizer = fabric.setup(graph, _optimizer(graph, config))
+        starts = _batch_starts(len(train), config.batch_size)
+        steps = len(starts) * config.epochs
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, steps))
+        order = np.random.default_rng(config.seed)
+        results: list[EpochResult] = []
+        for epoch in range(1, config.epochs + 1):
+            set_training(graph, training=True)
+            losses: list[float] = []
+            shuffled = order.permutation(len(train))
+            for start in starts:
+                batch = train.take(shuffled[start : start + config.batch_size])
+                assert batch.labels is not None
+                inputs = _tensors(batch.inputs)
+                value = loss(inputs, torch.from_numpy(batch.labels), _as_tuple(wrapped(*inputs.values())))
+                losses.append(_finite(value, epoch, len(losses) + 1))
+                optimizer.zero_grad()
+                fabric.backward(value)
+                optimizer.step()
+                schedule.step()
+            set_training(graph, training=False)
+            result = EpochResult(
+                epoch=epoch,
+                loss=math.fsum(losses) / len(losses),
+                learning_rate=float(schedule.get_last_lr()[0]),
+                accuracy=validate(graph),
+            )
+            results.append(result)
+            on_epoch(result)
     return results
 
 
 def predict(graph: GraphModule, split: Split, *, threads: int, batch_size: int = 256) -> list[npt.NDArray[Any]]:
     """Outputs of ``graph`` in evaluation mode for all samples: one array ``(N, ...)`` per output."""
-    torch.set_num_threads(threads)
-    set_training(graph, False)
-    parts: list[list[npt.NDArray[Any]]] = []
-    with torch.no_grad():
-        for batch in split.batches(batch_size):
-            outputs = graph(*(torch.from_numpy(array) for array in batch.inputs.values()))
-            parts.append([output.numpy() for output in _as_tuple(outputs)])
+    set_training(graph, training=False)
+    with _threads(threads), torch.no_grad():
+        parts = [
+            [output.numpy() for output in _as_tuple(graph(*_tensors(batch.inputs).values()))]
+            for batch in split.batches(batch_size)
+        ]
     return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch with ``count`` threads: the number is one for the whole process, so it is put back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
+    """The arrays as tensors; copied only where torch cannot share them (read-only, or flipped)."""
+    return {name: torch.from_numpy(np.require(array, requirements=("C", "W"))) for name, array in arrays.items()}
 
 
 def _optimizer(graph: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in graph.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise InputError(
+            "there is nothing to train",
+            "no parameter of the model requires a gradient",
+            "let the factory leave requires_grad on, or remove the training sections from the recipe",
+        )
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -152,7 +177,7 @@ def _warmup_cosine(step: int, steps: int) -> float:
 def _batch_starts(samples: int, batch_size: int) -> list[int]:
     """Where batches start; a last batch of one sample is dropped, since batch-norm has no statistics for it."""
     starts = list(range(0, samples, batch_size))
-    return starts[:-1] if len(starts) > 1 and samples - starts[-1] == 1 else starts
+    return starts[:-1] if batch_size > 1 and len(starts) > 1 and samples - starts[-1] == 1 else starts
 
 
 def _as_tuple(outputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -161,10 +186,12 @@ def _as_tuple(outputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> tupl
     return tuple(outputs.values() if isinstance(outputs, Mapping) else outputs)
 
 
-def _check_finite(loss: Tensor, epoch: int, step: int) -> None:
-    if not torch.isfinite(loss):
+def _finite(loss: Tensor, epoch: int, step: int) -> float:
+    value = float(loss.detach())
+    if not math.isfinite(value):
         raise InputError(
-            f"the training loss became {float(loss.detach())}",
+            f"the training loss became {value}",
             f"in epoch {epoch}, step {step}",
             "lower the section's learning_rate, or check the data for extreme values",
         )
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,7 +215,42 @@ def _canonical(proto: onnx.ModelProto) -> onnx.ModelProto:
     shapes = sorted(graph.value_info, key=lambda value: value.name)
     del graph.value_info[:]
     graph.value_info.extend(shapes)
+    nodes = _in_graph_order(graph)
+    del graph.node[:]
+    graph.node.extend(nodes)
     return proto
+
+
+def _in_graph_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Copies of the nodes, in an order and with names that the graph alone decides.
+
+    The runtime adds the nodes that leave its blocked layout in the order of addresses in memory, so their names and
+    the order of branches would differ from build to build. Here: depth first from the outputs.
+    """
+    maker = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    done: dict[int, None] = {}
+    pending = [
+        *reversed(range(len(graph.node))),
+        *(maker[item.name] for item in reversed(graph.output) if item.name in maker),
+    ]
+    while pending:
+        index = pending[-1]
+        missing = [maker[name] for name in _consumed(graph.node[index]) if name in maker and maker[name] not in done]
+        if missing and index not in done:
+            pending += reversed(missing)
+            continue
+        done.setdefault(pending.pop())
+    nodes = [copy.deepcopy(graph.node[index]) for index in done]
+    for node in nodes:
+        if node.op_type == "ReorderOutput":
+            node.name = f"{node.output[0]}_reorder"
+    return nodes
+
+
+def _consumed(node: onnx.NodeProto) -> list[str]:
+    """Names of the tensors that a node reads, in its subgraphs too."""
+    graphs = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
+    return [*node.input, *(name for graph in graphs for inner in graph.node for name in _consumed(inner))]
 
 
 def _options(profile: TargetProfile, optimization: str) -> dict[str, object]:

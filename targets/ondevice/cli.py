@@ -14,6 +14,7 @@ from . import VERSION
 from .failure import ENVIRONMENT, OWN_BUG, Failure
 
 _USAGE = 2
+GOLDEN = "golden.npz"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,8 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--batch", type=_positive_int, default=1)
 
     measure = commands.add_parser("measure", parents=[shared], help="latency and memory of an engine")
-    measure.add_argument("folder", help="the engine folder")
-    measure.add_argument("--samples", required=True, help=".npz of real samples")
+    measure.add_argument("folder", nargs="?", default="", help="the engine; default: the folder this program lies in")
+    measure.add_argument("--samples", default="", help=".npz of real samples; default: the bundle's golden.npz")
     measure.add_argument("--engine-sha256", default="", help="refuse any other engine")
     measure.add_argument("--expected", default="", help=".npz of expected outputs (output.<name>)")
     measure.add_argument("--warmup-s", type=_seconds, default=0.5)
@@ -125,8 +126,13 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         from .infer import infer_file
 
         return infer_file(Path(options.folder), options.inputs, options.out, options.batch)
+    return _measure(options)
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from .measure import Limits, measure_engine
 
+    folder = _folder(options)
     limits = Limits(
         warmup_s=options.warmup_s,
         warmup_cap_s=max(10.0, options.warmup_s),
@@ -134,13 +140,28 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         min_iterations=options.min_iterations,
         cap_s=max(options.cap_s, options.min_s),
     )
-    return measure_engine(
-        Path(options.folder),
-        options.samples,
+    result = measure_engine(
+        folder,
+        options.samples or str(folder / GOLDEN),
         limits,
         engine_sha256=options.engine_sha256,
         expected=options.expected,
     )
+    peak = result["mem"]["run_peak"]
+    sys.stderr.write(
+        "median {:.4g} ms, p90 {:.4g} ms over {} inferences in this one process{}\n".format(
+            result["median_ns"] / 1e6,
+            result["p90_ns"] / 1e6,
+            result["n"] * result["inner_loops"],
+            "" if peak is None else f"; peak memory {peak / 1e6:.1f} MB above the interpreter",
+        )
+    )
+    return result
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    """The folder asked for, else the one this program lies in; not resolved: a linked program's bundle is refused."""
+    return Path(options.folder or os.path.dirname(os.path.abspath(sys.argv[0])))  # noqa: PTH100, PTH120
 
 
 def _facts() -> dict[str, Any]:
@@ -166,9 +187,7 @@ def _facts() -> dict[str, Any]:
 def _verify(options: argparse.Namespace) -> dict[str, Any]:
     from .verify import verify_bundle
 
-    # Not resolved: where the program itself is a link, the bundle is refused.
-    folder = Path(options.folder or os.path.dirname(os.path.abspath(sys.argv[0])))  # noqa: PTH100, PTH120
-    result = verify_bundle(folder)
+    result = verify_bundle(_folder(options))
     worst = max(item["worst_error"] for item in result["outputs"].values())
     sys.stderr.write(
         "OK: {} files as listed, {} golden samples reproduced, worst error {:.3g} (onnxruntime {})\n".format(

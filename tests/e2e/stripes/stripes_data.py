@@ -11,7 +11,10 @@ Pair = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 def stripes(samples: int = 192) -> dict[str, Pair]:
     """Images (N, 1, 8, 8) and their kinds (N,), ``samples`` for training and a third of it for each other split."""
     random = np.random.default_rng(7)
-    return {name: _split(random, count) for name, count in (("train", samples), ("validation", samples // 3), ("test", samples // 3))}
+    return {
+        name: _split(random, count)
+        for name, count in (("train", samples), ("validation", samples // 3), ("test", samples // 3))
+    }
 
 
 def _split(random: np.random.Generator, count: int) -> Pair:

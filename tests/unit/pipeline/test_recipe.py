@@ -86,7 +86,10 @@ def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
         ('task="classification"\n[model]\nonnx="n.onnx"\n[data]\nnpz="d.npz"\n[prune]\nratio=0.5', "prune"),
         ('task="classification"\n[model]\nonnx="n.onnx"\n[data]\nnpz="d.npz"\n[distill]\nepochs=1', "distill"),
         ('task="classification"\n[model]\nfactory="n.py:f"\n[data]\nnpz="d.npz"', "model.weights"),
-        ('task="classification"\n[model]\nfactory="n.py:f"\nweights="w.pt"\n[train]\nepochs=1\n[data]\nnpz="d.npz"', "model.weights"),
+        (
+            'task="classification"\n[model]\nfactory="n.py:f"\nweights="w.pt"\n[train]\nepochs=1\n[data]\nnpz="d.npz"',
+            "model.weights",
+        ),
         ('task="classification"\n[model]\n[data]\nnpz="d.npz"', "model"),
         ('task="classification"\n[model]\nonnx="n.onnx"\n[data]', "data"),
         ('task="fidelity"\n[model]\nfactory="n.py:f"\n[train]\nepochs=1\n[data]\nnpz="d.npz"', "train"),
@@ -132,3 +135,41 @@ def test_the_examples_are_valid(repository: Path, example: str) -> None:
     """Promise: the recipes we ship load; the digits recipe has at most 25 lines."""
     load_recipe(repository / "examples" / example)
     assert len((repository / "examples/digits/recipe.toml").read_text().splitlines()) <= 25
+
+
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [
+        ("model.args.since=2020-01-01", "model.args.since"),
+        ("data.args.scales=[1.0, nan]", "data.args.scales.1"),
+        ("model.args.a={b = inf}", "model.args.a.b"),
+    ],
+)
+def test_arguments_that_no_key_can_hold_are_refused(tmp_path: Path, override: str, where: str) -> None:
+    """Promise: dates, NaN and Inf among factory arguments are the user's fault, by path, however deep."""
+    with pytest.raises(InputError) as caught:
+        load_recipe(_write(tmp_path, GOOD), [override])
+    assert [fault.where for fault in caught.value.faults] == [where]
+
+
+def test_plain_arguments_pass(tmp_path: Path) -> None:
+    """Promise: texts, numbers, yes or no, lists and tables arrive as they were written."""
+    recipe = load_recipe(_write(tmp_path, GOOD), ["model.args.a={b = [1, 2.5, true]}", "data.args.c='x'"])
+    assert recipe.model.args == {"a": {"b": [1, 2.5, True]}}
+    assert recipe.data.args == {"c": "x"}
+
+
+@pytest.mark.parametrize("override", ['train.epochs="3"', "train.epochs=true", "seed=1.0", "benchmark.measure=1"])
+def test_values_of_another_type_are_not_converted(tmp_path: Path, override: str) -> None:
+    """Promise: a number in quotes, or a flag written as a number, is an error and no guess."""
+    with pytest.raises(InputError) as caught:
+        load_recipe(_write(tmp_path, GOOD), [override])
+    assert [fault.where for fault in caught.value.faults] == [override.partition("=")[0]]
+
+
+def test_the_name_of_a_strange_folder_is_made_valid(tmp_path: Path) -> None:
+    """Promise: a recipe without a name works in a folder of any name."""
+    for name in ("ü b", "_x", "a" * 100, "..."):
+        folder = tmp_path / (name if name != "..." else ".hidden.")
+        folder.mkdir()
+        assert load_recipe(_write(folder, GOOD)).name

@@ -355,6 +355,23 @@ def test_small_can_be_pruned_again() -> None:
     torch.testing.assert_close(apply_decisions(small, decisions)(x), mask_decisions(small, decisions)(x))
 
 
+@pytest.mark.parametrize("name", ["PaddedResNet", "UNet", "Grouped"])
+def test_the_original_keeps_its_free_batch(name: str) -> None:
+    """Surgery on a copy fixes nothing in the graph it was copied from: that one still takes batches of any size."""
+    gm, x = build(name)
+    decisions = remove(find_groups(gm), 0.5, seed=4)
+    apply_decisions(gm, decisions)
+    mask_decisions(gm, decisions)
+    for batch in (1, 3, 7):
+        assert len(_first(gm(torch.cat([x] * batch)[:batch]))) == batch
+
+
+def _first(answer: object) -> Tensor:
+    found = answer[0] if isinstance(answer, tuple | list) else answer
+    assert isinstance(found, Tensor)
+    return found
+
+
 def test_decisions_replay_on_a_new_trace() -> None:
     """Decisions that went through JSON cut a freshly traced model exactly as they cut the first."""
     gm, x = build("Dense")

@@ -50,6 +50,15 @@ def test_verify_without_arguments(bundle: Path, program: Program) -> None:
     assert len(stderr.splitlines()) == 1
 
 
+def test_measure_without_arguments(bundle: Path, program: Program) -> None:
+    """`python ondevice.pyz measure` measures the bundle the program lies in, on its golden samples."""
+    code, document, stderr = program(bundle, "measure", "--warmup-s", "0.01", "--min-s", "0.01")
+    assert code == 0, document
+    assert document["result"]["n_distinct"] == 4
+    assert "median" in stderr
+    assert len(stderr.splitlines()) == 1
+
+
 def test_verify_leaves_no_trace(bundle: Path, program: Program) -> None:
     """Verifying writes nothing into the bundle, so it can be verified again."""
     before = sorted(path.name for path in bundle.rglob("*"))
@@ -128,7 +137,7 @@ def test_a_very_short_engine_is_timed_in_batches(bundle: Path, program: Program,
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["measure", "e"], ["infer", "e", "--inputs", "a", "--out", "b", "--batch", "0"]]
+    "arguments", [[], ["fly"], ["measure", "e", "--min-s", "-1"], ["infer", "e", "--inputs", "a", "--out", "b", "--batch", "0"]]
 )
 def test_a_wrong_command_line_answers_in_json(bundle: Path, program: Program, arguments: list[str]) -> None:
     """Wrong usage is exit code 2 and still one JSON document."""

@@ -1,0 +1,50 @@
+"""Progress lines: one a finished stage, plain in a log."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from pipeline.cli.console import ConsoleObserver, finished_line, json_observer
+from pipeline.events import Notice, StageFinished, StageProgress, StageStarted
+
+if TYPE_CHECKING:
+    import pytest
+
+FINISHED = StageFinished(
+    stage="prune", title="remove channels", reused=False, wall_s=1.25,
+    results={"accuracy": 0.975, "parameters": 1234, "size_bytes": None, "widths": []}, digest="d",
+)  # fmt: skip
+
+
+def test_a_finished_stage_is_one_line() -> None:
+    """Name, time, and only the figures that it has."""
+    assert finished_line(FINISHED) == "prune                 1.2 s  accuracy 0.9750  1,234 parameters"
+
+
+def test_a_stage_without_figures_shows_its_title() -> None:
+    """So that no line is empty."""
+    plain = StageFinished(stage="gate", title="decide", reused=True, wall_s=9.0, results={}, digest="d")
+    assert finished_line(plain) == "gate                 reused  decide"
+
+
+def test_a_log_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not a terminal: plain lines on stderr, nothing on stdout."""
+    with ConsoleObserver() as observer:
+        for event in (
+            StageStarted(stage="prune", title="t"),
+            StageProgress(stage="prune", done=0.5, text="half", values={"loss": 0.123456}),
+            FINISHED,
+            Notice(text="look"),
+        ):
+            observer(event)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == ["    prune  50%  half  loss 0.1235", finished_line(FINISHED), "  note: look"]
+
+
+def test_json_events_are_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the event holds."""
+    json_observer(FINISHED)
+    document = json.loads(capsys.readouterr().err)
+    assert (document["event"], document["stage"], document["results"]["parameters"]) == ("StageFinished", "prune", 1234)

@@ -1,0 +1,288 @@
+"""Whatever shape a run has, its facts become a valid ``run.json`` whose sentence says what happened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from pipeline.artifacts import Artifact, CandidateBuild, DatasetInfo, QuantizedModel, TorchModel
+from pipeline.reporting.compose import RunFacts, compose_run
+from pipeline.reporting.render import render_report
+from pipeline.reporting.schema import run_report
+from targets.profile import TargetProfile, load_profile
+
+A = TypeVar("A", bound=Artifact)
+NAMES = ("dense-fp32", "fp32", "int8")
+ENGINE = {
+    "engine": "onnxruntime",
+    "runtime_version": "1.2.3",
+    "file": "engine.onnx",
+    "options": {"providers": ["CPUExecutionProvider"], "threads": 1},
+}
+
+
+class _Run:
+    """The artifacts of a run, made up in a folder; tests take parts away."""
+
+    def __init__(self, root: Path, names: tuple[str, ...] = NAMES, shipped: str = "int8") -> None:
+        self.root, self.names, self.shipped, self.met = root, names, shipped, True
+        self.samples = {"train": 90, "validation": 30, "test": 30}
+        self.campaign: dict[str, Any] | None = _campaign(names)
+        self.profile: TargetProfile = load_profile("x86-64-avx2")
+        self.stages: list[Artifact] = [
+            self.make(DatasetInfo, "data", {"samples": self.samples, "shared_with_train": 0}),
+            self.make(TorchModel, "train", {"accuracy": 0.9, "parameters": 100, "macs": 1000, "curve": [{"epoch": 1}]}),
+            self.make(
+                TorchModel,
+                "prune",
+                {
+                    "accuracy": 0.2,
+                    "parameters": 40,
+                    "macs": 400,
+                    "widths": [{"group": "g", "before": 8, "after": 4}],
+                    "frozen": [],
+                },
+            ),
+            self.make(
+                TorchModel,
+                "distill",
+                {"accuracy": 0.88, "parameters": 40, "macs": 400, "curve": [{"epoch": 1, "loss": 1.0}]},
+            ),
+            self.make(
+                QuantizedModel,
+                "quantize",
+                {"method": "minmax", "accuracy": 0.87, "size_bytes": 30},
+                {
+                    "layers.json": [
+                        {
+                            "module": "",
+                            "node": "n0",
+                            "op": "Conv",
+                            "precision": "int8",
+                            "weight_snr_db": 40.0,
+                            "reason": "",
+                        }
+                    ],
+                    "calibration.json": {"tensors": {"t": {"minmax": [-1.0, 2.0]}, "u": {"minmax": [-9.0, 2.0]}}},
+                },
+            ),
+        ]
+
+    def make(self, kind: type[A], node: str, results: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> A:
+        folder = self.root / node.replace(":", "-")
+        folder.mkdir()
+        for name, content in (files or {}).items():
+            (folder / name).write_text(json.dumps(content), encoding="utf-8")
+        return kind(node=node, folder=folder, digest="d", results=results, wall_s=1.0)
+
+    def without(self, *nodes: str) -> None:
+        self.stages = [stage for stage in self.stages if stage.node not in nodes]
+
+    def compose(self) -> dict[str, Any]:
+        inspect = {
+            "nodes": {"QLinearConv": 2, "Cast": 1},
+            "int8_nodes": {"QLinearConv": 2},
+            "int8_mac_ratio": 1.0,
+            "scope": "here",
+        }
+        builds = [
+            self.make(
+                CandidateBuild,
+                f"build:{name}",
+                {"precision": name[-4:].strip("-"), "accuracy": 0.9 - 0.01 * i, "size_bytes": 1000 // (i + 1)},
+                {"engine.json": ENGINE, "inspect.json": inspect},
+            )
+            for i, name in enumerate(self.names)
+        ]
+        facts = RunFacts(
+            recipe={
+                "name": "net",
+                "task": "classification",
+                "seed": 3,
+                "threads": 2,
+                "budget": {"accuracy_drop": 0.01, "size_mb": None},
+            },
+            profile=self.profile,
+            metric="accuracy",
+            stages=[*self.stages, *builds],
+            campaign=self.campaign,
+            verdict={
+                "shipped": self.shipped,
+                "reasons": ["why"],
+                "met_budget": self.met,
+                "of_each": {n: ["r"] for n in self.names},
+            },
+            builds=builds,
+            test_accuracy={self.shipped: 0.8},
+            samples=self.samples,
+        )
+        run = compose_run(facts)
+        run_report(json.loads(json.dumps(run)))
+        assert render_report(run)
+        return run
+
+
+def _campaign(names: tuple[str, ...]) -> dict[str, Any]:
+    percentile = {"value": 2.0}
+    result = {
+        "latency_ms": {"value": 1.0, "ci95": [0.9, 1.1], "k": 2, "method": "m"},
+        "tail_ms": {"p90": percentile, "p99": {"value": None}},
+        "load_ms": percentile,
+        "first_ms": percentile,
+        "memory": {"run_peak": {"max_bytes": 5}},
+    }
+    return {
+        "results": dict.fromkeys(names, result),
+        "runs": [{"engine": name, "block": block, "median_ns": 1e6} for name in names for block in range(3)],
+        "campaign": {"blocks": 2, "utc_start": "2026-01-01", "stop": "budget", "wall_s": 9.0},
+        "comparison": [
+            {"a": a, "b": b, "ratio": 0.5, "ci95": [0.4, 0.625], "verdict": "faster"}
+            for i, b in enumerate(names)
+            for a in names[i + 1 :]
+        ],
+        "device": {"cpu_model": "A CPU", "virtualised": True, "usable_cores": 2},
+        "quality": {"grade": "B", "reasons": ["one", "two"]},
+        "scenario": {"batch": 1},
+        "warnings": [],
+    }
+
+
+def _by_name(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {candidate["name"]: candidate for candidate in run["candidates"]}
+
+
+def test_full_run(tmp_path: Path) -> None:
+    """Every part is there: each candidate with its own model's figures, its speed and its blocks."""
+    run = _Run(tmp_path).compose()
+    found = _by_name(run)
+    assert [found[name]["parameters"] for name in NAMES] == [100, 40, 40]
+    assert [found[name]["shipped"] for name in NAMES] == [False, False, True]
+    assert found["int8"]["vs_reference"] == {
+        "reference": "dense-fp32",
+        "ratio": 2.0,
+        "ci95": [1.6, 2.5],
+        "verdict": "faster",
+    }
+    assert found["dense-fp32"]["vs_reference"] is None
+    assert found["int8"]["block_medians_ms"] == [1.0, 1.0], "the unfinished third block is left out"
+    assert "int8 ships on x86-64-avx2: 2.00x the speed of dense-fp32" in run["verdict"]["sentence"]
+    assert (run["verdict"]["exit_code"], run["budget"]) == (0, {"accuracy_drop": 0.01})
+    assert [row["tensor"] for row in run["calibration"]] == ["u", "t"], "widest first"
+    assert run["inspect"]["nodes"] == {"QLinearConv": {"int8": 2}, "Cast": {"other": 1}}
+    assert set(run["curves"]) == {"train", "distill"}
+
+
+def test_run_without_pruning(tmp_path: Path) -> None:
+    """Without prune and distill there are two candidates, no widths, and the reference is fp32."""
+    made = _Run(tmp_path, names=("fp32", "int8"))
+    made.without("prune", "distill")
+    run = made.compose()
+    assert run["widths"] == []
+    assert set(run["curves"]) == {"train"}
+    assert _by_name(run)["int8"]["vs_reference"]["reference"] == "fp32"
+    assert _by_name(run)["int8"]["parameters"] == 100
+
+
+def test_run_from_an_onnx_file(tmp_path: Path) -> None:
+    """Parameters come from the import; what an ONNX file does not tell stays open."""
+    made = _Run(tmp_path, names=("fp32", "int8"))
+    made.without("train", "prune", "distill")
+    made.stages.insert(1, made.make(TorchModel, "import", {"accuracy": 0.9, "parameters": 77, "size_bytes": 5}))
+    candidate = _by_name(made.compose())["int8"]
+    assert (candidate["parameters"], candidate["macs"]) == (77, None)
+
+
+def test_run_without_measurement(tmp_path: Path) -> None:
+    """Nothing about speed is claimed anywhere, and a warning says so."""
+    made = _Run(tmp_path)
+    made.campaign = None
+    run = made.compose()
+    assert "latency was not measured" in run["verdict"]["sentence"]
+    assert not any("latency_ms" in candidate or "vs_reference" in candidate for candidate in run["candidates"])
+    assert "not measured" in run["conditions"]["latency"]
+    assert "W-UNMEASURED" in {warning["code"] for warning in run["warnings"]}
+
+
+def test_budget_that_nothing_meets(tmp_path: Path) -> None:
+    """The exit code is 7 and the sentence does not say that anything is good."""
+    made = _Run(tmp_path)
+    made.met = False
+    verdict = made.compose()["verdict"]
+    assert (verdict["exit_code"], verdict["met_budget"]) == (7, False)
+    assert verdict["sentence"].startswith("Nothing meets the budget; int8 is closest")
+
+
+def test_uncompressed_model_that_ships(tmp_path: Path) -> None:
+    """When the reference wins, the sentence says that nothing was better."""
+    made = _Run(tmp_path, shipped="dense-fp32")
+    assert "no compressed candidate was shown to be better" in made.compose()["verdict"]["sentence"]
+
+
+def test_candidate_that_was_not_compared(tmp_path: Path) -> None:
+    """An engine left out of the comparisons (its outputs were wrong) has figures, no speed, and breaks nothing."""
+    made = _Run(tmp_path, shipped="fp32")
+    assert made.campaign is not None
+    made.campaign["comparison"] = [item for item in made.campaign["comparison"] if "int8" not in (item["a"], item["b"])]
+    run = made.compose()
+    assert _by_name(run)["int8"]["vs_reference"] is None
+    assert _by_name(run)["fp32"]["vs_reference"]["ratio"] == 2.0
+
+
+def test_shipped_without_comparison_claims_no_speed(tmp_path: Path) -> None:
+    """A measured candidate that was compared with nothing is not called faster, nor unmeasured."""
+    made = _Run(tmp_path)
+    assert made.campaign is not None
+    made.campaign["comparison"] = []
+    assert "speed was not compared" in made.compose()["verdict"]["sentence"]
+
+
+def test_warnings_are_grouped_by_code(tmp_path: Path) -> None:
+    """One warning a code; its evidence lists the engines, in order."""
+    made = _Run(tmp_path)
+    assert made.campaign is not None
+    common = {"text": "noise", "fix": "be quiet", "severity": "note"}
+    made.campaign["warnings"] = [
+        {"code": "W-VIRTUAL", "engine": None, "evidence": "flag", **common},
+        {"code": "W-NOISY", "engine": "int8", "evidence": "9 %", **common},
+        {"code": "W-NOISY", "engine": "fp32", "evidence": "7 %", **common},
+    ]
+    assert made.compose()["warnings"] == [
+        {"code": "W-VIRTUAL", "text": "noise", "evidence": "flag", "fix": "be quiet"},
+        {"code": "W-NOISY", "text": "noise", "evidence": "int8: 9 %; fp32: 7 %", "fix": "be quiet"},
+    ]
+
+
+def test_leaks_and_a_missing_test_split_are_told(tmp_path: Path) -> None:
+    """What flatters the figures stands in the warnings."""
+    made = _Run(tmp_path)
+    made.samples.pop("test")
+    made.without("data")
+    made.stages.insert(0, made.make(DatasetInfo, "data2", {"samples": made.samples, "shared_with_train": 4}))
+    object.__setattr__(made.stages[0], "node", "data")
+    run = made.compose()
+    assert {"W-LEAK", "W-NO-TEST"} <= {warning["code"] for warning in run["warnings"]}
+    assert run["test"]["samples"] is None
+
+
+def test_conditions_hold_engine_options_and_versions(tmp_path: Path) -> None:
+    """What a reader needs to judge or repeat the numbers: runtime, options, seeds, machine, versions."""
+    run = _Run(tmp_path).compose()
+    assert run["conditions"]["engine"] == "onnxruntime 1.2.3"
+    assert run["conditions"]["engine options"] == ENGINE["options"]
+    assert (run["conditions"]["seed"], run["conditions"]["CPU"]) == (3, "A CPU")
+    assert {"python", "torch", "onnx", "onnxruntime", "edgepress"} <= set(run["versions"])
+
+
+@pytest.mark.parametrize(("name", "target"), [("x86-64-avx2", "x86-64-avx2"), ("my-board", "profile.toml")])
+def test_reproduce_names_a_target_that_the_command_takes(name: str, target: str, tmp_path: Path) -> None:
+    """A bundled profile by name, a user's own by its file."""
+    made = _Run(tmp_path)
+    made.profile = made.profile.model_copy(update={"name": name})
+    (command,) = made.compose()["reproduce"]
+    assert command.startswith("edgepress run <folder of the recipe> --target ")
+    assert target in command
+    assert ("<path of" in command) == (name == "my-board")

@@ -1,0 +1,89 @@
+"""What is wrong with a TOML file becomes faults that a user can act on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from targets.errors import Fault, InputError
+from targets.faults import faults_of, read_toml
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    kind: Literal["a", "b"] = "a"
+
+
+class Outer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    inner: Inner = Inner()
+    maybe: Inner | None = None
+
+
+def _faults(data: dict[str, object]) -> list[Fault]:
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate(data)
+    return faults_of(caught.value, Outer)
+
+
+@pytest.mark.parametrize(
+    ("data", "where", "what", "fix"),
+    [
+        ({"name": "n", "iner": {}}, "iner", "no such key", "'inner'"),
+        ({"name": "n", "inner": {"ratoi": 1}}, "inner.ratoi", "no such key", "'ratio'"),
+        ({"name": "n", "maybe": {"knid": 1}}, "maybe.knid", "no such key", "'kind'"),
+        ({}, "name", "is missing", "`name = ...`"),
+        ({"name": "n", "inner": {"kind": "c"}}, "inner.kind", "'c' is not allowed", "'a' or 'b'"),
+        ({"name": "n", "inner": {"ratio": 2}}, "inner.ratio", "2 is not valid", "less than 1"),
+        ({"name": ["x" * 500]}, "name", "... is not valid", "valid string"),
+    ],
+)
+def test_each_fault_names_place_value_and_remedy(data: dict[str, object], where: str, what: str, fix: str) -> None:
+    """Dotted path, the offending value (cut when long), what is allowed or the nearest name."""
+    (fault,) = _faults(data)
+    assert fault.where == where
+    assert what in fault.what
+    assert fix in fault.fix
+    assert len(fault.what) < 120
+
+
+def test_all_faults_are_found_at_once() -> None:
+    """One pass tells everything."""
+    found = _faults({"inner": {"ratio": 2, "x": 1}, "y": 1})
+    assert {fault.where for fault in found} == {"name", "inner.ratio", "inner.x", "y"}
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"a = = 1", "line 1"), (b"x = 1\ny = ?", "line 2"), (b"a = '\xff'", "decode"), (b"a = 1\na = 2", "overwrite")],
+)
+def test_text_that_is_not_toml_names_the_line(content: bytes, why: str, tmp_path: Path) -> None:
+    """Syntax errors and wrong encodings are input errors with subject and path."""
+    path = tmp_path / "r.toml"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_toml(path, "the recipe")
+    assert f"the recipe {path} is not TOML" in caught.value.what
+    assert why in caught.value.why
+
+
+def test_unreadable_and_huge_files_are_input_errors(tmp_path: Path) -> None:
+    """An absent file, a folder, and a file that is no recipe by its size are told, not loaded."""
+    with pytest.raises(InputError, match="cannot read"):
+        read_toml(tmp_path / "gone.toml", "the recipe")
+    with pytest.raises(InputError, match="cannot read"):
+        read_toml(tmp_path, "the recipe")
+    (tmp_path / "big.toml").write_bytes(b"#" * (2 << 20))
+    with pytest.raises(InputError, match="too large"):
+        read_toml(tmp_path / "big.toml", "the recipe")
+
+
+def test_good_file_is_read(tmp_path: Path) -> None:
+    """Tables come as dicts."""
+    (tmp_path / "r.toml").write_text("a = 1\n[b]\nc = 'é'\n", encoding="utf-8")
+    assert read_toml(tmp_path / "r.toml", "the recipe") == {"a": 1, "b": {"c": "é"}}

@@ -1,0 +1,134 @@
+"""Bundled profiles are valid, a user's own is checked as a whole, and ``host`` becomes one this machine provides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from targets import machine
+from targets.errors import EnvironmentFailure, InputError
+from targets.profile import load_profile, profile_names
+from targets.scheme import SCHEMES
+
+GOOD = """
+name = "board"
+description = "my board"
+[hardware]
+arch = "x86_64"
+[engine]
+name = "onnxruntime"
+[quantization]
+scheme = "ort-x86"
+"""
+
+
+def _file(folder: Path, text: str) -> str:
+    (folder / "board.toml").write_text(text, encoding="utf-8")
+    return str(folder / "board.toml")
+
+
+def _refused(target: str) -> InputError:
+    with pytest.raises(InputError) as caught:
+        load_profile(target)
+    assert len(str(caught.value).splitlines()) == 3
+    return caught.value
+
+
+def test_the_promised_profiles_are_there() -> None:
+    """The profiles named in the documentation come with the package."""
+    assert {"host", "x86-64-vnni", "x86-64-avx2", "raspberry-pi-5"} <= set(profile_names())
+
+
+@pytest.mark.parametrize("name", [name for name in profile_names() if name != "host"])
+def test_every_bundled_profile_is_valid(name: str) -> None:
+    """Each loads under its own name and names a known scheme."""
+    profile = load_profile(name)
+    assert profile.name == name
+    assert profile.description
+    assert profile.quant_scheme is SCHEMES[profile.quantization.scheme]
+    assert "fp32" in profile.quantization.precisions
+
+
+@pytest.mark.parametrize(
+    ("arch", "features", "like"),
+    [
+        (
+            "x86_64",
+            {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"},
+            "x86-64-vnni",
+        ),
+        ("x86_64", {"avx2", "fma", "f16c"}, "x86-64-avx2"),
+        ("aarch64", {"asimd", "asimdhp", "asimddp"}, "raspberry-pi-5"),
+    ],
+)
+def test_host_follows_the_cpu(arch: str, features: set[str], like: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``host`` keeps its name and takes everything else from the best profile the machine provides."""
+    monkeypatch.setattr(machine, "arch", lambda: arch)
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset(features))
+    profile, followed = load_profile("host"), load_profile(like)
+    assert profile.name == "host"
+    assert like in profile.description
+    assert machine.provides(profile.hardware.arch, profile.hardware.isa)
+    same = {"name", "description"}
+    assert profile.model_dump(exclude=same) == followed.model_dump(exclude=same)
+
+
+def test_host_on_an_unknown_machine_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that no profile fits is told, not guessed."""
+    monkeypatch.setattr(machine, "arch", lambda: "riscv64")
+    with pytest.raises(EnvironmentFailure, match=r"(?s)riscv64.*my-board\.toml"):
+        load_profile("host")
+
+
+def test_unknown_target_lists_the_nearest() -> None:
+    """A misspelt target is answered with the near name and the command that lists all."""
+    error = _refused("raspberry-pi5")
+    assert "'raspberry-pi-5'" in error.why
+    assert "edgepress targets list" in error.fix
+
+
+@pytest.mark.parametrize("name", ["../profiles/host", "", "host.", "profiles/host"])
+def test_target_names_are_no_paths(name: str) -> None:
+    """A name reaches no other file."""
+    assert "there is no target" in _refused(name).what
+
+
+def test_own_file_loads_with_defaults(tmp_path: Path) -> None:
+    """A user's file needs hardware, engine and scheme; the rest has defaults."""
+    profile = load_profile(_file(tmp_path, GOOD))
+    assert (profile.name, profile.engine.threads, profile.quantization.precisions) == ("board", 1, ("fp32", "int8"))
+
+
+def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    """A misspelt key of a section is answered with the key that exists."""
+    error = _refused(_file(tmp_path, GOOD.replace("[quantization]", "thread = 2\n[quantization]")))
+    assert error.why.startswith("engine.thread:")
+    assert "'threads'" in error.fix
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    """Unknown keys, missing keys and wrong types come in one error, by dotted path."""
+    text = GOOD.replace('"x86_64"', '"x86"').replace('description = "my board"', "hardwear = 1") + "precisions = [8]\n"
+    assert {fault.where for fault in _refused(_file(tmp_path, text)).faults} >= {
+        "hardware.arch", "description", "hardwear", "quantization.precisions.0",
+    }  # fmt: skip
+
+
+def test_unknown_scheme_names_the_nearest(tmp_path: Path) -> None:
+    """A dialect that does not exist is found when the profile is read."""
+    error = _refused(_file(tmp_path, GOOD.replace("ort-x86", "ort-x68")))
+    assert "quantization.scheme" in error.why
+    assert "'ort-x86'" in error.fix
+
+
+@pytest.mark.parametrize("threads", ["0", "257", "1.5", '"two"'])
+def test_values_out_of_range_are_refused(threads: str, tmp_path: Path) -> None:
+    """Thread counts are whole and between 1 and 256."""
+    error = _refused(_file(tmp_path, GOOD.replace("[quantization]", f"threads = {threads}\n[quantization]")))
+    assert error.faults[0].where == "engine.threads"
+
+
+def test_missing_own_file_is_an_input_error(tmp_path: Path) -> None:
+    """A path that is not there is named."""
+    assert "gone.toml" in _refused(str(tmp_path / "gone.toml")).what

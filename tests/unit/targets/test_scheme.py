@@ -1,0 +1,43 @@
+"""Dialects are found by name, and each says what its engine is known to need."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from targets.errors import InputError
+from targets.scheme import SCHEMES, QuantScheme, scheme
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMES))
+def test_every_scheme_is_found_under_its_name(name: str) -> None:
+    """Ask for X, get X."""
+    assert scheme(name) is SCHEMES[name]
+    assert scheme(name).name == name
+
+
+def test_unknown_scheme_names_the_nearest() -> None:
+    """A misspelt dialect is an input error with the near name."""
+    with pytest.raises(InputError, match=r"(?s)'ort-x68'.*'ort-x86'"):
+        scheme("ort-x68")
+
+
+def test_avx2_differs_by_its_weight_bits_alone() -> None:
+    """Without VNNI, int16 sums saturate: 7-bit weights, everything else as on VNNI."""
+    differences = {
+        field.name
+        for field in dataclasses.fields(SCHEMES["ort-x86"])
+        if getattr(SCHEMES["ort-x86"], field.name) != getattr(SCHEMES["ort-x86-avx2"], field.name)
+    }
+    assert differences == {"name", "weight_bits"}
+    assert (SCHEMES["ort-x86"].weight_bits, SCHEMES["ort-x86-avx2"].weight_bits) == (8, 7)
+
+
+@pytest.mark.parametrize("found", SCHEMES.values(), ids=SCHEMES)
+def test_symmetry_fits_the_integer_type(found: QuantScheme) -> None:
+    """A zero point of 0 needs a signed type; an operator has one role only."""
+    assert found.activation_symmetric == (found.activation_dtype == "int8")
+    roles = [found.compute_operators, found.follow_operators, found.same_scale_operators]
+    assert sum(map(len, roles)) == len(frozenset().union(*roles))
+    assert {"Conv", "Gemm", "MatMul"} <= found.compute_operators
