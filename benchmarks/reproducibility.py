@@ -35,7 +35,9 @@ def main() -> None:
 
 def _entries(cache: Path) -> dict[str, tuple[str, bool]]:
     variables = {**os.environ, "EDGEPRESS_CACHE": str(cache)}
-    done = subprocess.run([str(EDGEPRESS), "cache", "ls", "--json"], env=variables, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [str(EDGEPRESS), "cache", "ls", "--json"], env=variables, capture_output=True, text=True, check=True
+    )
     return {entry["stage"]: (entry["digest"], entry["measured"]) for entry in json.loads(done.stdout)}
 
 

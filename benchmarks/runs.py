@@ -20,7 +20,9 @@ def edgepress(*arguments: str, cache: Path, cwd: Path, environment: dict[str, st
     """
     variables = {**os.environ, "EDGEPRESS_CACHE": str(cache), **(environment or {})}
     started_s = time.monotonic()
-    done = subprocess.run([str(EDGEPRESS), *arguments], cwd=cwd, env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(EDGEPRESS), *arguments], cwd=cwd, env=variables, capture_output=True, text=True, check=False
+    )
     wall_s = time.monotonic() - started_s
     if done.returncode:
         sys.exit(f"edgepress {' '.join(arguments)} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.api import Result, compress
@@ -21,7 +21,7 @@ __all__ = ["Result", "compress", "load_recipe"]
 _HOMES = {"compress": "pipeline.api", "Result": "pipeline.api", "load_recipe": "pipeline.recipe"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Imports the public names on first use, so that importing a sub-package stays light."""
     if name not in _HOMES:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

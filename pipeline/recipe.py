@@ -92,7 +92,7 @@ class QuantizeSection(_Section):
 class ExportSection(_Section):
     """PyTorch to ONNX."""
 
-    opset: Annotated[int, Field(ge=17, le=23)] = 20
+    opset: Annotated[int, Field(ge=18, le=23)] = 20
     tolerance: Annotated[
         PositiveFloat, Field(description="largest difference to torch, relative to the output's range")
     ] = 1e-4

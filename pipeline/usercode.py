@@ -10,9 +10,10 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.abc import SourceLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, final
 
 from targets.errors import EdgepressError, Fault, InputError, nearest
 from targets.files import sha256_bytes, sha256_file
@@ -164,6 +165,25 @@ def _load(factory: FactoryRef, key: str) -> Callable[..., object]:
     return function
 
 
+@final
+class _BytesLoader(SourceLoader):
+    """Loads source that was read already; without file times, the import system neither reads nor writes a ``.pyc``."""
+
+    def __init__(self, source: bytes, path: str) -> None:
+        self._source = source
+        self._path = path
+
+    def get_filename(self, fullname: str) -> str:
+        """The path that tracebacks show."""
+        del fullname
+        return self._path
+
+    def get_data(self, path: str | bytes) -> bytes:
+        """The source, whatever else lies at that path by now."""
+        del path
+        return self._source
+
+
 def _file_module(factory: FactoryRef, file: Path) -> ModuleType:
     """The module in ``file``: exactly the bytes that were hashed, never a ``.pyc`` of other ones.
 
@@ -178,11 +198,13 @@ def _file_module(factory: FactoryRef, file: Path) -> ModuleType:
             "run the same command again",
         )
     if name not in sys.modules:
-        module = ModuleType(name)
-        module.__file__ = str(file)
+        loader = _BytesLoader(source, str(file))
+        spec = importlib.util.spec_from_file_location(name, file, loader=loader)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the user's code
+            loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
             raise

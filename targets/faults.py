@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,7 +32,9 @@ def read_toml(path: Path, subject: str) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{subject} {path} is not TOML", str(error), "mend the line named; strings need quotes, tables need [brackets]"
+            f"{subject} {path} is not TOML",
+            str(error),
+            "mend the line named; strings need quotes, tables need [brackets]",
         ) from error
 
 
@@ -41,20 +43,22 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
     return [_fault(item, model) for item in error.errors(include_url=False)]
 
 
-def _fault(item: Any, model: type[BaseModel]) -> Fault:
+def _fault(item: Mapping[str, Any], model: type[BaseModel]) -> Fault:
     where = ".".join(str(part) for part in item["loc"])
     kind, value, context = item["type"], item["input"], item.get("ctx", {})
     if kind == "extra_forbidden":
         parent = ".".join(str(part) for part in item["loc"][:-1])
-        return Fault(
-            where=where,
-            what="there is no such key",
-            fix=f"remove it from {'[' + parent + ']' if parent else 'the top level'}, or {_near_key(item['loc'], model)}",
-        )
+        table = f"[{parent}]" if parent else "the top level"
+        fix = f"remove it from {table}, or {_near_key(item['loc'], model)}"
+        return Fault(where=where, what="there is no such key", fix=fix)
     if kind == "missing":
         return Fault(where=where, what="is missing", fix=f"add `{item['loc'][-1]} = ...`")
     if kind in {"literal_error", "enum"}:
-        return Fault(where=where, what=f"{value!r} is not allowed", fix=f"use {context.get('expected', 'an allowed value')}")
+        return Fault(
+            where=where, what=f"{value!r} is not allowed", fix=f"use {context.get('expected', 'an allowed value')}"
+        )
+    if kind == "model_type":
+        return Fault(where=where, what=f"{_short(value)} is no table", fix=f"write a section [{where}] with its keys")
     message = str(item["msg"]).removeprefix("Value error, ")
     return Fault(where=where, what=f"{_short(value)} is not valid", fix=message[:1].lower() + message[1:])
 

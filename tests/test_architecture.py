@@ -14,7 +14,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("targets", "calibration", "pipeline")
 MAY_IMPORT = {"targets": {"targets"}, "calibration": {"targets", "calibration"}, "pipeline": set(PACKAGES)}
 TORCH_FREE = ("targets", "calibration")
-BANNED_CALLS = {"eval", "exec", "os.system", "pickle.load", "pickle.loads", "marshal.loads", "yaml.load", "tempfile.mktemp"}
+BANNED_CALLS = {
+    "eval",
+    "exec",
+    "os.system",
+    "pickle.load",
+    "pickle.loads",
+    "marshal.loads",
+    "yaml.load",
+    "tempfile.mktemp",
+}
 
 
 def _modules() -> Iterator[tuple[str, Path, ast.Module]]:
@@ -113,7 +122,11 @@ def test_help_imports_nothing_heavy(argument: str) -> None:
 
 def test_files_keep_house_size() -> None:
     """Promise: no module grows beyond 400 lines."""
-    large = [f"{path.relative_to(ROOT)} {len(path.read_text().splitlines())}" for _, path, _ in _modules() if len(path.read_text().splitlines()) > 400]
+    large = [
+        f"{path.relative_to(ROOT)} {len(path.read_text().splitlines())}"
+        for _, path, _ in _modules()
+        if len(path.read_text().splitlines()) > 400
+    ]
     assert not large
 
 
@@ -127,9 +140,12 @@ def test_tests_state_their_promise() -> None:
     """Promise: every test says in a docstring what it holds."""
     silent = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node):
-                silent.append(f"{path.relative_to(ROOT)}:{node.name}")
+        tests = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.FunctionDef)]
+        silent += [
+            f"{path.relative_to(ROOT)}:{node.name}"
+            for node in tests
+            if node.name.startswith("test_") and not ast.get_docstring(node)
+        ]
     assert not silent
 
 
@@ -137,7 +153,10 @@ def test_packages_are_ours() -> None:
     """Promise: `pipeline` is this project's package; something else of that name on sys.path would shadow it."""
     import pipeline
 
-    assert Path(str(pipeline.__file__)).resolve().parent in {ROOT / "pipeline", *(Path(p) / "pipeline" for p in sys.path)}
+    assert Path(str(pipeline.__file__)).resolve().parent in {
+        ROOT / "pipeline",
+        *(Path(p) / "pipeline" for p in sys.path),
+    }
 
 
 def test_committed_text_names_no_machine() -> None:

@@ -106,11 +106,11 @@ def _tradeoff(axes: Axes, run: RunReport) -> None:
         bounds = wilson(y, run.task.metric, run.validation.samples)
         if bounds:
             axes.plot((x, x), bounds, color=colour, linewidth=1.0, alpha=0.7)
-        axes.plot(x, y, "o", color=colour, markersize=7)
+        label = f"{_short(candidate.name)} (shipped)" if candidate.shipped else _short(candidate.name)
+        axes.plot(x, y, "o", color=colour, markersize=7, label=label)
         if candidate.shipped:
             axes.plot(x, y, "o", markersize=14, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.5)
-        label = f"{_short(candidate.name)} (shipped)" if candidate.shipped else _short(candidate.name)
-        axes.annotate(label, (x, y), xytext=(8, 6), textcoords="offset points")
+    axes.legend()
     axes.margins(x=0.3, y=0.3)
     axes.set_xlabel("latency, ms  (left is better)")
     axes.set_ylabel(f"validation {_short(run.task.metric)}")

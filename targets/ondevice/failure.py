@@ -9,7 +9,7 @@ DEVICE = 6
 OWN_BUG = 70
 
 
-class Failure(Exception):  # noqa: N818 - the program's own word, close to EnvironmentFailure on the host
+class Failure(Exception):
     """Ends the program with one JSON error document.
 
     Attributes:

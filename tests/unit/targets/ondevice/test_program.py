@@ -137,7 +137,8 @@ def test_a_very_short_engine_is_timed_in_batches(bundle: Path, program: Program,
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["measure", "e", "--min-s", "-1"], ["infer", "e", "--inputs", "a", "--out", "b", "--batch", "0"]]
+    "arguments",
+    [[], ["fly"], ["measure", "e", "--min-s", "-1"], ["infer", "e", "--inputs", "a", "--out", "b", "--batch", "0"]],
 )
 def test_a_wrong_command_line_answers_in_json(bundle: Path, program: Program, arguments: list[str]) -> None:
     """Wrong usage is exit code 2 and still one JSON document."""
