@@ -43,7 +43,7 @@ $(STAGES): setup ## run RECIPE up to that stage, files in OUT/stages
 	$(EDGEPRESS) $@ $(RECIPE) --target $(TARGET) --out $(OUT)/stages $(OVERRIDES)
 
 report: setup ## show what RECIPE did on TARGET
-	$(EDGEPRESS) report $(RECIPE) --target $(TARGET) $(OVERRIDES)
+	$(EDGEPRESS) report $(RECIPE) --target $(TARGET) --out $(OUT) $(OVERRIDES)
 
 targets: setup ## list the hardware profiles
 	$(EDGEPRESS) targets list

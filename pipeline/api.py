@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,15 +120,7 @@ def run_until(
     profile = load_profile(target)
     plan = compose(recipe, profile).until(stage)
     if not plan.nodes:
-        raise InputError(
-            f"recipe {recipe.name!r} has no stage {stage!r}",
-            "an ONNX model starts at quantize"
-            if recipe.model.onnx
-            else f"the recipe has no section for it, or target {profile.name!r} excludes it",
-            f"add [{stage}] to the recipe"
-            if stage in {"prune", "distill"} and not recipe.model.onnx
-            else "run `edgepress plan` to see its stages",
-        )
+        raise _no_stage(stage, recipe, profile.name)
     if out is not None:
         check_writable(out / profile.name)
     rows = []
@@ -148,26 +141,42 @@ def run_until(
     return rows
 
 
+def _no_stage(stage: str, recipe: Recipe, target: str) -> InputError:
+    what, why = (
+        f"recipe {recipe.name!r} has no stage {stage!r}",
+        f"it has no [{stage}], or target {target!r} excludes it",
+    )
+    if recipe.model.onnx:
+        return InputError(what, "an ONNX model starts at quantize", "run `edgepress plan` to see its stages")
+    if stage in {"prune", "distill"}:
+        return InputError(what, why, f"add [{stage}] to the recipe")
+    return InputError(what, why, "run `edgepress plan` to see its stages")
+
+
 def _copy_out(outcome: Outcome, store: Store, folder: Path) -> None:
-    staging = folder.parent / f".{folder.name}.new"
-    with disk_guard(f"writing {folder}", path=folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_tree(staging)
-    try:
+    with _staged(folder) as staging:
         store.materialize(outcome.entry, staging)
-        replace_folder(staging, folder)
+
+
+@contextmanager
+def _staged(destination: Path) -> Iterator[Path]:
+    """A name for a new folder that takes the place of ``destination`` when the block ends well."""
+    with disk_guard(f"writing {destination}"):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        private = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    try:
+        staging = private / destination.name
+        yield staging
+        replace_folder(staging, destination)
     finally:
-        remove_tree(staging)
+        remove_tree(private)
 
 
 def open_store(observer: Observer) -> Store:
     """The user's store, whose damage reports become notices."""
     from pipeline.events import Notice
 
-    return Store(
-        default_store_root(os.environ),
-        on_damage=lambda message: observer(Notice(text=message)),
-    )
+    return Store(default_store_root(os.environ), on_damage=lambda message: observer(Notice(text=message)))
 
 
 def _compress_one(name: str, target: str, plan: Plan, out: Path, store: Store, observer: Observer) -> Result:
@@ -198,11 +207,7 @@ def check_writable(folder: Path) -> None:
 
 def publish(outcomes: Mapping[str, Outcome], store: Store, destination: Path) -> None:
     """Puts bundle and report into ``destination``, in place of what was there, whole or not at all."""
-    with disk_guard(f"writing {destination}"):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-    staging = destination.parent / f".{destination.name}.new"
-    remove_tree(staging)
-    try:
+    with _staged(destination) as staging:
         store.materialize(outcomes["bundle"].entry, staging)
         for file in outcomes["report"].entry.files:
             write_atomic(staging / file.name, store.read_bytes(outcomes["report"].entry, file.name))
@@ -210,9 +215,6 @@ def publish(outcomes: Mapping[str, Outcome], store: Store, destination: Path) ->
         if not verdict["met_budget"]:
             reasons = "".join(f"- {reason}\n" for reason in verdict["reasons"])
             write_atomic(staging / "REJECTED.txt", f"This bundle does not meet the budget:\n{reasons}".encode())
-        replace_folder(staging, destination)
-    finally:
-        remove_tree(staging)
 
 
 def _ignore(event: Event) -> None:

@@ -156,6 +156,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     file = Path(path)
     if file.is_dir():
         file /= "recipe.toml"
+        if not file.exists():
+            raise InputError(
+                f"{path} holds no recipe.toml", "a folder stands for the recipe in it", "`edgepress init` writes one"
+            )
     data = read_toml(file, "the recipe")
     for override in overrides:
         _override(data, override)

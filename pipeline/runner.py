@@ -6,20 +6,18 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from pipeline.artifacts import Artifact, DatasetInfo
+from pipeline.artifacts import Artifact
+from pipeline.data.loaded import LoadedData
 from pipeline.events import Notice, Observer, StageFinished, StageProgress, StageStarted
 from pipeline.plan import Chosen, Node, Plan, Source
 from pipeline.stages.base import Context, configuration
 from pipeline.store import Entry, Store, make_key
-from targets.errors import InputError
 from targets.files import disk_guard
-
-if TYPE_CHECKING:
-    from pipeline.data import Dataset, DataSource
 
 KEY_SCHEMA: Final = 1
 _OTHER_CACHE: Final = "choose another cache with EDGEPRESS_CACHE"
@@ -77,7 +75,7 @@ class _Run:
     observer: Observer
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     folders: Path = Path()
-    datasets: dict[str, Dataset] = field(default_factory=dict)
+    data: LoadedData = field(default_factory=LoadedData)
 
     def bring(self, node: Node) -> Outcome:
         key = self.key(node)
@@ -101,7 +99,7 @@ class _Run:
                 "version": node.stage.version,
                 "configuration": configuration(node.stage),
                 "inputs": {name: self._digests(source) for name, source in node.inputs.items()},
-                "tools": {name: metadata.version(name) for name in ("edgepress", *node.stage.tools)},
+                "tools": {name: _version(name) for name in ("edgepress", *node.stage.tools)},
             }
         )
 
@@ -127,7 +125,7 @@ class _Run:
                 progress=self._progress(node),
                 warn=lambda text: self.observer(Notice(text=text)),
                 scratch=scratch,
-                load_data=self._load_data,
+                data=self.data,
             )
             started_s = time.monotonic()
             with disk_guard(f"running stage {node.name!r}", path=work, hint=_OTHER_CACHE):
@@ -150,21 +148,6 @@ class _Run:
             self.store.materialize(outcome.entry, folder)
         return artifact_of(outcome, folder)
 
-    def _load_data(self, source: DataSource, info: DatasetInfo) -> Dataset:
-        if info.digest not in self.datasets:
-            data = source.load()
-            recorded = {name: split["sha256"] for name, split in info.read_json("info.json")["splits"].items()}
-            found = {name: split.sha256() for name, split in data.splits.items()}
-            if found != recorded:
-                changed = sorted(name for name in {*found, *recorded} if found.get(name) != recorded.get(name))
-                raise InputError(
-                    f"the data factory gave other data than before: split {changed[0]!r} differs",
-                    "source and files are the same: it depends on a clock, a random seed, or a file it opens itself",
-                    "seed it, and list every file it reads under data.files; then run `edgepress cache gc --all` once",
-                )
-            self.datasets[info.digest] = data
-        return self.datasets[info.digest]
-
     def _progress(self, node: Node) -> Callable[..., None]:
         def progress(done: float, text: str, /, **values: float) -> None:
             self.observer(StageProgress(stage=node.name, done=done, text=text, values=values))
@@ -183,6 +166,11 @@ class _Run:
             )
         )
         return Outcome(node=node, entry=entry, reused=reused)
+
+
+@cache
+def _version(distribution: str) -> str:
+    return metadata.version(distribution)
 
 
 def artifact_of(outcome: Outcome, folder: Path) -> Artifact:

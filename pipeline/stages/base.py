@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from pipeline.artifacts import Artifact, DatasetInfo
+from pipeline.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from pipeline.data import Dataset, DataSource
+    from pipeline.data.loaded import LoadedData
 
 In = TypeVar("In")
 
@@ -34,13 +34,13 @@ class Context:
         progress: Reports progress.
         warn: Tells the user something that does not stop the run.
         scratch: An empty folder of this stage's own, removed after it.
-        load_data: The data set, loaded once per run and checked against the `DatasetInfo` of this run.
+        data: The data of this run, loaded once.
     """
 
     progress: Progress
     warn: Callable[[str], None]
     scratch: Path
-    load_data: Callable[[DataSource, DatasetInfo], Dataset]
+    data: LoadedData
 
 
 class Stage(ABC, Generic[In]):

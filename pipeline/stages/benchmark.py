@@ -57,7 +57,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         from pipeline.stages.inference import save_inputs
         from targets.devices import device
 
-        data = context.load_data(self.source, src.data)
+        data = context.data.checked(self.source, src.data)
         samples = context.scratch / "samples.npz"
         split = bind_to_onnx(data["validation"], src.builds[0].read_json("engine.json"))
         save_inputs(samples, split.take(slice(0, SAMPLES)))

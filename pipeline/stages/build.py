@@ -53,7 +53,7 @@ class BuildStage(Stage[BuildInputs]):
 
         summary = build_engine(src.model.model, self.profile, self.precision, out)
         context.progress(0.5, "scoring the engine on the validation split")
-        data = context.load_data(self.source, src.data)
+        data = context.data.checked(self.source, src.data)
         accuracy = evaluate(out, "validation", src.reference, self.profile, TASKS[self.task], data, context.scratch)
         inspection = summary["inspection"]
         return {

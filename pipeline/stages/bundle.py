@@ -63,7 +63,7 @@ class BundleStage(Stage[BundleInputs]):
         from pipeline.stages.inference import run_engine
 
         engine = src.build.read_json("engine.json")
-        data = context.load_data(self.source, src.data)
+        data = context.data.checked(self.source, src.data)
         golden = bind_to_onnx(data["validation"], engine).take(slice(0, GOLDEN_SAMPLES))
         outputs = run_engine(src.build.folder, golden, context.scratch, batch_size=1)
         folder = out / "bundle"

@@ -44,7 +44,7 @@ class DataStage(Stage[DataInputs]):
     def run(self, src: DataInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes ``info.json``."""
         del src
-        data = self.source.load()
+        data = context.data.read(self.source)
         facts = TASKS[self.task].check_labels(data)
         splits = {name: {"samples": len(split), "sha256": split.sha256()} for name, split in data.splits.items()}
         shared = _shared_samples(data.splits["validation"].inputs, data.splits.get("train"))

@@ -65,7 +65,7 @@ class DistillStage(Stage[DistillInputs]):
         from pipeline.torchmodel import load_model, save_model
         from pipeline.training import TrainConfig, fit
 
-        data = context.load_data(self.source, src.data)
+        data = context.data.checked(self.source, src.data)
         task = TASKS[self.task]
         student, specs, decisions = load_model(src.student, self.factory, self.seed)
         teacher, _, _ = load_model(src.teacher, self.factory, self.seed)

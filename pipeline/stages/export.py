@@ -56,7 +56,7 @@ class ExportStage(Stage[ExportInputs]):
 
         graph, specs, _ = load_model(src.model, self.factory, self.seed)
         export_onnx(graph, example_inputs(specs), out, opset=self.export.opset)
-        data = context.load_data(self.source, src.data)
+        data = context.data.checked(self.source, src.data)
         split = data["validation"].bound(tuple(spec.name for spec in specs)).take(slice(0, PARITY_SAMPLES))
         expected = predict(graph, split, threads=1)
         context.progress(0.8, f"comparing with torch on {len(split)} samples")

@@ -65,7 +65,7 @@ class ImportStage(Stage[ImportInputs]):
         (out / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
         description = io_of(model)
         (out / "io.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        data = context.load_data(self.source, src.data)
+        data = context.data.checked(self.source, src.data)
         split = bind_to_onnx(data["validation"], description)
         outputs = list(run_onnx(out / "model.onnx", split).values())
         task = TASKS[self.task]

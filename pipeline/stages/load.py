@@ -62,7 +62,7 @@ class LoadStage(Stage[LoadInputs]):
         """Writes the dense `TorchModel`."""
         from pipeline.torchmodel import load_user_weights, make_model, save_model
 
-        data = context.load_data(self.source, src.data)
+        data = context.data.checked(self.source, src.data)
         model = make_model(self.factory, self.seed)
         if sha256_file(self.weights.path) != self.weights.sha256:
             raise InputError(

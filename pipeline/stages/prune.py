@@ -80,7 +80,7 @@ class PruneStage(Stage[PruneInputs]):
         )
         context.progress(0.6, "removing channels")
         small = apply_decisions(dense, decisions)
-        data = context.load_data(self.source, src.data)
+        data = context.data.checked(self.source, src.data)
         split = data["validation"].bound(tuple(spec.name for spec in specs))
         _check_promise(small, mask_decisions(dense, decisions), split.take(slice(0, 8)))
         outputs = predict(small, split, threads=self.threads)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CALIBRATION_TIMEOUT_S: Final = 3600.0
 CALIBRATION_BATCH: Final = 32
+ENOUGH_SAMPLES: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +63,10 @@ class QuantizeStage(Stage[QuantizeInputs]):
         from pipeline.stages.inference import build_engine, save_inputs
         from targets.process import Limits, call_limited
 
-        data = context.load_data(self.source, src.data)
+        data = context.data.checked(self.source, src.data)
         samples = _spread(bind_to_onnx(data.calibration, src.model.read_json("io.json")), self.quantize.samples)
+        if len(samples) < ENOUGH_SAMPLES:
+            context.warn(f"only {len(samples)} calibration samples: ranges are rough below {ENOUGH_SAMPLES}")
         archive = context.scratch / "samples.npz"
         save_inputs(archive, samples)
         summary = call_limited(

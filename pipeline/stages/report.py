@@ -76,7 +76,7 @@ class ReportStage(Stage[ReportInputs]):
         """Accuracy on the test split of the reference and of what ships; nothing without such a split."""
         from pipeline.stages.evaluate import evaluate
 
-        data = context.load_data(self.source, src.data)
+        data = context.data.checked(self.source, src.data)
         if "test" not in data.splits:
             return {}
         shown = (src.builds[0].node, src.verdict.results["chosen"])

@@ -55,7 +55,7 @@ class TrainStage(Stage[LoadInputs]):
         from pipeline.torchmodel import make_model, save_model
         from pipeline.training import TrainConfig, fit
 
-        data = context.load_data(self.source, src.data)
+        data = context.data.checked(self.source, src.data)
         task = TASKS[self.task]
         graph, specs = trace_checked(make_model(self.factory, self.seed), data, self.task)
         names = tuple(spec.name for spec in specs)
