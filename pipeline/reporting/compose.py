@@ -26,6 +26,7 @@ TITLES: Final = {
     "bundle": "bundled and verified",
 }
 LISTED_TENSORS: Final = 24
+_METRICS: Final = ("accuracy", "parameters", "macs", "size_bytes", "latency_ms", "peak_memory_bytes")
 _VERSIONS: Final = ("edgepress", "torch", "lightning-fabric", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -75,7 +76,7 @@ def compose_run(facts: RunFacts) -> dict[str, Any]:
             "exit_code": 0 if facts.verdict["met_budget"] else 7,
         },
         "budget": {name: value for name, value in facts.recipe["budget"].items() if value is not None},
-        "stages": [_stage(stage) for stage in facts.stages],
+        "stages": [_stage(stage, candidates) for stage in facts.stages],
         "candidates": candidates,
         "curves": {name: results[name]["curve"] for name in ("train", "distill") if name in results},
         "widths": results["prune"]["widths"] if "prune" in results else [],
@@ -100,13 +101,11 @@ def _name(build: CandidateBuild) -> str:
     return build.node.partition(":")[2]
 
 
-def _stage(stage: Artifact) -> dict[str, Any]:
+def _stage(stage: Artifact, candidates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One stage; what was found out later about an engine stands with the stage that built it."""
     results = stage.results
-    metrics = {
-        name: results[name]
-        for name in ("accuracy", "parameters", "macs", "size_bytes")
-        if results.get(name) is not None
-    }
+    engine = next((row for row in candidates if stage.node == f"build:{row['name']}"), {})
+    metrics = {name: value for name in _METRICS if (value := results.get(name, engine.get(name))) is not None}
     known = {*metrics, "curve", "widths"}
     return {
         "stage": stage.node,

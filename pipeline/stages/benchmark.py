@@ -77,7 +77,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
             "blocks": campaign["campaign"]["blocks"],
             "stop": campaign["campaign"]["stop"],
             "quality": campaign["quality"]["grade"],
-            "latency_ms": {name: result["latency_ms"]["value"] for name, result in campaign["results"].items()},
+            "latencies_ms": {name: result["latency_ms"]["value"] for name, result in campaign["results"].items()},
         }
 
 

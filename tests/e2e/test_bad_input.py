@@ -204,7 +204,7 @@ def test_all_faults_are_told_at_once(project: SimpleNamespace, inline: Run) -> N
     [
         pytest.param(["run"], USAGE, ["Missing argument 'RECIPE'", "edgepress run --help"], id="no recipe"),
         pytest.param(["run", "nosuch.toml"], INPUT, ["cannot read the recipe nosuch.toml"], id="no such file"),
-        pytest.param(["run", "/"], INPUT, ["cannot read the recipe /recipe.toml"], id="a folder without a recipe"),
+        pytest.param(["run", "/"], INPUT, ["/ holds no recipe.toml", "edgepress init"], id="a folder without a recipe"),
         pytest.param(["rnu"], USAGE, ["'rnu'", "'run'"], id="no such command"),
         pytest.param(["run", "x", "--otu", "y"], USAGE, ["'--otu'", "'--out'"], id="no such option"),
         pytest.param(["verify", "nosuch"], USAGE, ["'nosuch' does not exist"], id="no such bundle"),
