@@ -79,9 +79,15 @@ def output_snr_db(reference: list[Array], other: list[Array]) -> float:
     """Signal-to-noise ratio over all outputs together, in dB.
 
     Raises:
-        InputError: The int8 outputs hold NaN.
+        InputError: An output of either model holds NaN or Inf.
     """
     exact, found = (np.concatenate([a.astype(np.float64).reshape(-1) for a in side]) for side in (reference, other))
+    if not np.isfinite(exact).all():
+        raise InputError(
+            "an output of the float model holds NaN or Inf",
+            "what int8 costs cannot be measured against it",
+            "look at the last layers (a logarithm of zero, a division by zero), or repair the model",
+        )
     if not np.isfinite(found).all():
         raise InputError(
             "the int8 model gives NaN or Inf",
@@ -104,10 +110,10 @@ def _fixed_batch(model: Path) -> int | None:
 
 
 def _outputs(path: Path, samples: CalibrationSet, *, threads: int) -> list[Array]:
-    """Outputs with Q/DQ computed in float, so that int8 shortcuts of this machine's CPU do not sway the choice."""
-    session = Session(path.read_bytes(), threads=threads, optimize=False)
+    """Outputs, flat; Q/DQ is computed in float, so that this CPU's int8 shortcuts do not sway the choice."""
+    session = Session(open_onnx(path).SerializeToString(), threads=threads, optimize=False)
     batches = [session.run(None, batch) for batch in samples]
-    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    return [np.concatenate([part.reshape(-1) for part in parts]) for parts in zip(*batches, strict=True)]
 
 
 def _write(path: Path, data: object) -> None:

@@ -72,7 +72,7 @@ def collect(
         raise InputError(
             f"{model_path.name} has no activation to observe",
             "none of its nodes can run in int8",
-            "give a model with convolutions or linear layers",
+            "give a float32 model with convolutions or linear layers",
         )
     inputs = {str(value.name) for value in model.graph.inputs}
     _expose(model.graph, [name for name in watched if name not in inputs])
@@ -133,7 +133,8 @@ class _Watch:
         if array.size and not (math.isfinite(float(array.min())) and math.isfinite(float(array.max()))):
             self._refuse(array, first_sample)
         self._minmax.update(array)
-        self._histogram.update(array.reshape(-1)[:: _stride(array)])
+        stride = _stride(array)
+        self._histogram.update(array.reshape(-1)[first_sample % stride :: stride])  # another start for every batch
 
     def ranges(self, methods: Sequence[str]) -> dict[str, Range]:
         return {method: METHODS[method](self._minmax, self._histogram) for method in methods}

@@ -70,11 +70,6 @@ class MinMax(Observer):
         self._high = max(self._high, float(values.max()))
         self._count += values.size
 
-    def merge(self, other: MinMax) -> None:
-        """Adds what ``other`` has seen."""
-        self._low, self._high = min(self._low, other._low), max(self._high, other._high)
-        self._count += other._count
-
     def _range(self) -> Range:
         return self._low, self._high
 
@@ -84,7 +79,7 @@ class Histogram(Observer):
     """A signed histogram of `BINS` equal bins over [-R, R), R the smallest power of two above every magnitude.
 
     R doubles when a larger value comes; pairs of bins then fall together exactly. Because bin edges are dyadic, the
-    counts depend only on the values, not on their order or batching, and `merge` equals having seen both streams.
+    counts depend only on the values, not on their order or batching.
     Exact zeros are counted apart: they quantise without error, and after a Relu they are many.
     """
 
@@ -126,18 +121,6 @@ class Histogram(Observer):
             self.counts = np.zeros(BINS, np.int64)
             self.counts[BINS // 4 : BINS // 4 + BINS // 2] = inner
             self._exponent += 1
-
-    def merge(self, other: Histogram) -> None:
-        """Adds what ``other`` has seen; ``other`` may be widened, its content does not change."""
-        if not other.count:
-            return
-        shared = [e for e in (self._exponent, other._exponent) if e is not None]
-        if shared:
-            self._grow(max(shared))
-            other._grow(max(shared))
-        self.counts = self.counts + other.counts
-        self.zeros += other.zeros
-        self._minmax.merge(other._minmax)
 
     def _range(self) -> Range:
         return self._minmax.range()

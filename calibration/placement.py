@@ -14,10 +14,13 @@ from calibration.prepare import constant, main_nodes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
     from targets.scheme import QuantScheme
 
 _CLAMPS: Final = frozenset({"Relu", "Clip"})
 _MATRIX: Final = 2
+_BIAS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,14 @@ def weight_axis(node: ir.Node) -> int:
     return 0 if node.op_type == "Conv" else max(rank - 1, 0)
 
 
+def bias_row(bias: ir.Value | None, channels: int) -> NDArray[np.generic] | None:
+    """A constant bias as one value for each output channel, ``(channels,)``; None where it cannot be written so."""
+    array = constant(bias)
+    if array is None or array.shape[:-1] != (1,) * (array.ndim - 1) or array.size not in {1, channels}:
+        return None
+    return np.broadcast_to(array.reshape(-1), (channels,))
+
+
 def _weight_of(node: ir.Node) -> tuple[str, int] | str:
     """Weight and axis of a compute node, or why it stays float."""
     source, weight = node.inputs[0], node.inputs[1]
@@ -95,6 +106,8 @@ def _weight_of(node: ir.Node) -> tuple[str, int] | str:
     if weight is None or array is None:
         return "its weight is not a constant"
     gemm = node.op_type == "Gemm"
+    bias = node.inputs[_BIAS] if len(node.inputs) > _BIAS else None
+    axis = weight_axis(node)
     scaled = gemm and (_float(node, "alpha", 1.0), _float(node, "beta", 1.0)) != (1.0, 1.0)
     hindrances = {
         "only float32 is quantised": array.dtype != np.float32 or not _is_float32(source),
@@ -102,9 +115,12 @@ def _weight_of(node: ir.Node) -> tuple[str, int] | str:
         "its input is a constant": constant(source) is not None,
         "Gemm with alpha or beta other than 1 has no int8 form": scaled,
         "Gemm with transA has no int8 form": gemm and _int(node, "transA", 0) == 1,
+        "its bias is not one constant for each output channel": bias is not None
+        and array.size > 0
+        and bias_row(bias, array.shape[axis]) is None,
         "MatMul with a batched weight has no per-channel int8 form": node.op_type == "MatMul" and array.ndim != _MATRIX,
     }
-    return next((why for why, holds in hindrances.items() if holds), (str(weight.name), weight_axis(node)))
+    return next((why for why, holds in hindrances.items() if holds), (str(weight.name), axis))
 
 
 def _spread(
@@ -170,11 +186,13 @@ def _fold(
 
 
 def _carried_caps(graph: ir.Graph, caps: Mapping[str, float], moved: frozenset[str]) -> dict[str, float]:
-    """Activation -> cap of the folded clamp whose values it carries, through nodes that only move them."""
+    """Activation -> cap of the folded clamp whose values it carries, through nodes that move or join them."""
     carried = dict(caps)
     for node in main_nodes(graph):
-        if node.name in moved and node.inputs[0] is not None and node.inputs[0].name in carried:
-            carried[str(node.outputs[0].name)] = carried[node.inputs[0].name]
+        sources = node.inputs[:1] if node.name in moved else node.inputs if node.op_type == "Concat" else ()
+        found = {carried.get(str(value.name)) for value in sources if value is not None}
+        if len(found) == 1 and (cap := found.pop()) is not None:
+            carried.setdefault(str(node.outputs[0].name), cap)
     return carried
 
 
@@ -195,10 +213,11 @@ def _groups(
 
     for node in main_nodes(graph):
         names = [str(value.name) for value in node.inputs if value is not None and value.name in quantised]
+        output = str(node.outputs[0].name)
         if node.name in moved:
-            parent[root(str(node.outputs[0].name))] = root(names[0])
-        elif node.op_type == "Concat" and node.name in int8 and len({carried.get(name) for name in names}) == 1:
-            for name in [*names, str(node.outputs[0].name)]:
+            parent[root(output)] = root(names[0])
+        elif node.op_type == "Concat" and node.name in int8 and len({carried.get(n) for n in [*names, output]}) == 1:
+            for name in names if output not in quantised else [*names, output]:
                 parent[root(name)] = root(names[0])
     return {name: root(name) for name in quantised}
 

@@ -24,6 +24,12 @@ _QUANTISED: Final = (
     "ConvInteger",
     "MatMulInt",
 )
+_LITERALS: Final = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
 
 
 def prepare(model: onnx.ModelProto) -> ir.Model:
@@ -34,8 +40,9 @@ def prepare(model: onnx.ModelProto) -> ir.Model:
     source positions are dropped.
 
     Raises:
-        InputError: The model is quantised already, or cannot be converted to opset 13.
+        InputError: The model is no valid ONNX, is quantised already, or cannot be converted to opset 13.
     """
+    _check_graph(model)
     graph = ir.from_proto(_with_shapes(_new_enough(model)))
     _reject_quantised(graph)
     _strip(graph)
@@ -78,6 +85,15 @@ def set_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> i
 def main_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
     """Nodes of the graph itself in topological order, without those inside If and Loop bodies."""
     yield from graph
+
+
+def _check_graph(model: onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise InputError(
+            "the model is no valid ONNX graph", " ".join(str(error).split())[:200], "export the model again"
+        ) from error
 
 
 def _new_enough(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -144,14 +160,24 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 def _constants_to_initializers(graph: ir.Graph) -> None:
     for node in [*graph]:
-        value = node.attributes.get("value")
-        if node.op_type != "Constant" or value is None or node.outputs[0].is_graph_output():
+        array = _stored_array(node) if node.op_type == "Constant" else None
+        if array is None or node.outputs[0].is_graph_output():
             continue
         name = str(node.outputs[0].name)
-        array = value.as_tensor().numpy()
         node.outputs[0].name = f"{name}__constant"
         node.outputs[0].replace_all_uses_with(set_initializer(graph, name, array))
         graph.remove(node, safe=True)
+
+
+def _stored_array(node: ir.Node) -> NDArray[np.generic] | None:
+    """What a Constant holds; None for a sparse tensor or text."""
+    if "value" in node.attributes:
+        array: NDArray[np.generic] = node.attributes["value"].as_tensor().numpy()
+        return array
+    literals = (
+        np.asarray(node.attributes[name].value, dtype) for name, dtype in _LITERALS.items() if name in node.attributes
+    )
+    return next(literals, None)
 
 
 def _remove_identities(graph: ir.Graph) -> None:
@@ -211,6 +237,8 @@ def _mean_to_pool(graph: ir.Graph, mean: ir.Node) -> None:
     axes = constant(mean.inputs[1]) if len(mean.inputs) > 1 else None
     listed = [*attribute.as_ints()] if attribute is not None else axes.tolist() if axes is not None else []
     if source is None or source.shape is None or len(source.shape) != 4:  # noqa: PLR2004 - (N, C, H, W)
+        return
+    if source.dtype not in {None, ir.DataType.FLOAT}:  # pooling takes no integers
         return
     if sorted(int(axis) % 4 for axis in listed) != [2, 3]:
         return

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.numerics import activation_affine, quantise, quantise_bias, weight_scales
-from calibration.placement import Placement, place
+from calibration.placement import Placement, bias_row, place
 from calibration.prepare import constant, main_nodes, prepare, remove_unused_initializers, serialize, set_initializer
 from targets.errors import InputError
 from targets.files import sha256_file
@@ -68,13 +68,7 @@ def quantize_model(
             no node of it can run in int8.
     """
     table.check_model(sha256_file(model_path))
-    return quantize_with(model_path, table.ranges(method), scheme, out_path)
-
-
-def quantize_with(
-    model_path: Path, ranges: Mapping[str, Range], scheme: QuantScheme, out_path: Path
-) -> tuple[LayerPrecision, ...]:
-    """As `quantize_model`, with the ranges given directly: ``{tensor: (low, high)}``."""
+    ranges = table.ranges(method)
     model = prepare(open_onnx(model_path))
     placement = place(model.graph, scheme)
     if not placement.weights:
@@ -154,8 +148,7 @@ class _Editor:
         assert weight is not None
         array = np.asarray(constant(weight), np.float32)
         bias = node.inputs[_BIAS] if len(node.inputs) > _BIAS else None
-        offset = constant(bias) if self._scheme.bias == "int32" else None
-        offset = offset if offset is not None and offset.shape == (array.shape[axis],) else None
+        offset = bias_row(bias, array.shape[axis]) if self._scheme.bias == "int32" else None
         step = self._affine[self._placement.roots[str(source.name)]].scale
         per_channel = self._scheme.per_channel_weights
         scales = weight_scales(array, axis if per_channel else None, self._scheme.weight_bits, offset, step)
@@ -276,7 +269,9 @@ class _Editor:
 
 
 def snr_db(reference: Array, other: Array) -> float:
-    """Signal-to-noise ratio in dB; 200 where there is no noise."""
+    """Signal-to-noise ratio in dB, within ±200: 200 where there is no noise, -200 where there is nothing but noise."""
     exact = reference.astype(np.float64)
     signal, noise = float(np.sum(exact**2)), float(np.sum((other.astype(np.float64) - exact) ** 2))
-    return round(min(200.0, 10.0 * math.log10(signal / noise)), 3) if noise > 0.0 and signal > 0.0 else 200.0
+    if noise == 0.0 or signal == 0.0:
+        return 200.0 if noise == 0.0 else -200.0
+    return round(min(max(10.0 * math.log10(signal / noise), -200.0), 200.0), 3)

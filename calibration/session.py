@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from targets.errors import EnvironmentFailure, InputError
+from targets.ondevice.session import import_runtime, runtime_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class Session:
     """
 
     def __init__(self, model: bytes, *, threads: int, optimize: bool) -> None:
-        ort = _runtime()
+        ort = import_runtime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -39,7 +39,7 @@ class Session:
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_ENABLE_BASIC
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except _foreign_errors() as error:
+        except runtime_errors() as error:
             raise InputError(
                 "ONNX Runtime cannot load the model",
                 _one_line(error),
@@ -55,7 +55,7 @@ class Session:
         """
         try:
             outputs: list[Array] = self._session.run(output_names, dict(feed))
-        except _foreign_errors() as error:
+        except runtime_errors() as error:
             if "Failed to allocate memory" in str(error) or "bad_alloc" in str(error):
                 raise EnvironmentFailure(
                     "running the model ran out of memory", _one_line(error), "use a smaller calibration batch"
@@ -67,26 +67,6 @@ class Session:
                 "often a batch size is baked into the model: export it with a free batch axis",
             ) from error
         return outputs
-
-
-def _runtime() -> Any:  # noqa: ANN401 - the library has no types
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    return onnxruntime
-
-
-def _foreign_errors() -> tuple[type[Exception], ...]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return (
-        state.Fail,
-        state.InvalidGraph,
-        state.InvalidArgument,
-        state.InvalidProtobuf,
-        state.NotImplemented,
-        state.RuntimeException,
-    )
 
 
 def _one_line(error: Exception) -> str:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.events import Event, Observer
 from pipeline.store import Store, default_store_root
-from targets.errors import BudgetError, InputError
+from targets.errors import BudgetError, InputError, UsageError
 from targets.files import disk_guard, remove_tree, replace_folder, write_atomic
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.recipe import Recipe
     from pipeline.runner import Outcome
+    from targets.profile import TargetProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +58,22 @@ class Result:
         Raises:
             BudgetError: Names what was missed.
         """
-        if not self.met_budget:
-            raise BudgetError(
-                f"nothing meets the budget on {self.target}",
-                "; ".join(self.run["verdict"]["reasons"]),
-                f"relax [budget] or compress differently; the closest bundle is in {self.folder}, marked REJECTED",
-            )
+        raise_if_rejected(self.target, self.run["verdict"], self.folder)
+
+
+def raise_if_rejected(target: str, verdict: Mapping[str, Any], folder: Path | None) -> None:
+    """Raises when nothing met the budget; the least violating bundle is in ``folder``, if any, all the same.
+
+    Raises:
+        BudgetError: Names what was missed.
+    """
+    if not verdict["met_budget"]:
+        raise BudgetError(
+            f"nothing meets the budget on {target}",
+            "; ".join(verdict["reasons"]),
+            "relax [budget], choose a target that has more, or compress differently"
+            + (f"; the closest bundle is in {folder}, marked REJECTED" if folder else ""),
+        )
 
 
 def compress(
@@ -86,26 +97,57 @@ def compress(
         EdgepressError: See `targets.errors`. A budget that is not met does not raise: see `Result.raise_if_rejected`.
     """
     from pipeline.compose import compose
-    from targets.profile import load_profile
 
     observe = observer or _ignore
     store = store or open_store(observe)
-    plans = [
-        (profile, compose(recipe, profile))
-        for profile in (load_profile(target) for target in targets or recipe.targets)
-    ]
-    return [_compress_one(recipe.name, profile.name, plan, out, store, observe) for profile, plan in plans]
+    plans = {profile.name: compose(recipe, profile) for profile in load_profiles(recipe, targets)}
+    for target in plans:
+        check_writable(out / recipe.name / target)
+    return [_compress_one(target, plan, out / recipe.name / target, store, observe) for target, plan in plans.items()]
+
+
+def load_profiles(recipe: Recipe, targets: Sequence[str] = ()) -> list[TargetProfile]:
+    """The profiles to run a recipe on.
+
+    Args:
+        recipe: From `load_recipe`; a profile's file that it names is relative to the recipe's folder.
+        targets: Profile names or files; the recipe's own when empty.
+
+    Raises:
+        InputError: There is no such profile, or its file is not valid.
+        UsageError: Two of them have the same name, and so the same folder of results.
+    """
+    from targets.profile import load_profile
+
+    own = [str(recipe.resolve(target)) if target.endswith(".toml") else target for target in recipe.targets]
+    profiles = [load_profile(target) for target in targets or own]
+    names = [profile.name for profile in profiles]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(
+            f"two targets are called {twice[0]!r}",
+            "the results of one would take the place of the other's",
+            "give each --target once, and each profile a `name` of its own",
+        )
+    return profiles
 
 
 def run_until(
-    stage: str, recipe: Recipe, target: str, out: Path | None, store: Store, observer: Observer
+    stage: str,
+    recipe: Recipe,
+    *,
+    targets: Sequence[str] = (),
+    out: Path | None = None,
+    store: Store,
+    observer: Observer,
 ) -> list[dict[str, Any]]:
     """Runs the part of the plan that ``stage`` needs; one row of results for each of the stage's nodes.
+
+    The row of a bundle holds the gate's verdict on it too: see `raise_if_rejected`.
 
     Args:
         stage: Name of the stage.
         recipe: From `load_recipe`.
-        target: Profile name or file.
+        targets: Profile names or files; the recipe's own when empty.
         out: Where to copy the stage's files, ``<out>/<target>/<node>/``; None copies nothing.
         store: Where finished stages are kept.
         observer: Is told what happens.
@@ -115,30 +157,40 @@ def run_until(
     """
     from pipeline.compose import compose
     from pipeline.runner import run_plan
-    from targets.profile import load_profile
 
-    profile = load_profile(target)
-    plan = compose(recipe, profile).until(stage)
-    if not plan.nodes:
-        raise _no_stage(stage, recipe, profile.name)
-    if out is not None:
-        check_writable(out / profile.name)
+    plans = {profile.name: compose(recipe, profile, until=stage) for profile in load_profiles(recipe, targets)}
+    for target, plan in plans.items():
+        if not plan.nodes:
+            raise _no_stage(stage, recipe, target)
+        if out is not None:
+            check_writable(out / target)
     rows = []
-    for name, outcome in run_plan(plan, store, observer).items():
-        if outcome.node.stage.name == stage:
-            folder = out / profile.name / name.replace(":", "-") if out else None
-            if folder is not None:
-                _copy_out(outcome, store, folder)
-            rows.append(
-                {
-                    "stage": name,
-                    "target": profile.name,
-                    "results": dict(outcome.entry.meta),
-                    "digest": outcome.entry.digest,
-                    "folder": str(folder or ""),
-                }
-            )
+    for target, plan in plans.items():
+        outcomes = run_plan(plan, store, observer)
+        for name, outcome in outcomes.items():
+            if outcome.node.stage.name == stage:
+                folder = out and out / target / name.replace(":", "-")
+                verdict = outcomes["gate"].entry.meta if stage == "bundle" else None
+                rows.append(_row(target, outcome, store, folder, verdict))
     return rows
+
+
+def _row(
+    target: str, outcome: Outcome, store: Store, folder: Path | None, verdict: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    if folder is not None:
+        with _staged(folder) as staging:
+            store.materialize(outcome.entry, staging)
+            if verdict is not None:
+                _mark_rejected(staging, verdict)
+    return {
+        "stage": outcome.node.name,
+        "target": target,
+        "results": dict(outcome.entry.meta),
+        "digest": outcome.entry.digest,
+        "verdict": verdict,
+        "folder": str(folder or ""),
+    }
 
 
 def _no_stage(stage: str, recipe: Recipe, target: str) -> InputError:
@@ -151,11 +203,6 @@ def _no_stage(stage: str, recipe: Recipe, target: str) -> InputError:
     if stage in {"prune", "distill"}:
         return InputError(what, why, f"add [{stage}] to the recipe")
     return InputError(what, why, "run `edgepress plan` to see its stages")
-
-
-def _copy_out(outcome: Outcome, store: Store, folder: Path) -> None:
-    with _staged(folder) as staging:
-        store.materialize(outcome.entry, staging)
 
 
 @contextmanager
@@ -179,11 +226,9 @@ def open_store(observer: Observer) -> Store:
     return Store(default_store_root(os.environ), on_damage=lambda message: observer(Notice(text=message)))
 
 
-def _compress_one(name: str, target: str, plan: Plan, out: Path, store: Store, observer: Observer) -> Result:
+def _compress_one(target: str, plan: Plan, destination: Path, store: Store, observer: Observer) -> Result:
     from pipeline.runner import run_plan
 
-    destination = out / name / target
-    check_writable(destination)
     outcomes = run_plan(plan, store, observer)
     publish(outcomes, store, destination)
     run = json.loads((destination / "run.json").read_text(encoding="utf-8"))
@@ -211,10 +256,13 @@ def publish(outcomes: Mapping[str, Outcome], store: Store, destination: Path) ->
         store.materialize(outcomes["bundle"].entry, staging)
         for file in outcomes["report"].entry.files:
             write_atomic(staging / file.name, store.read_bytes(outcomes["report"].entry, file.name))
-        verdict: Mapping[str, Any] = outcomes["gate"].entry.meta
-        if not verdict["met_budget"]:
-            reasons = "".join(f"- {reason}\n" for reason in verdict["reasons"])
-            write_atomic(staging / "REJECTED.txt", f"This bundle does not meet the budget:\n{reasons}".encode())
+        _mark_rejected(staging, outcomes["gate"].entry.meta)
+
+
+def _mark_rejected(folder: Path, verdict: Mapping[str, Any]) -> None:
+    if not verdict["met_budget"]:
+        reasons = "".join(f"- {reason}\n" for reason in verdict["reasons"])
+        write_atomic(folder / "REJECTED.txt", f"This bundle does not meet the budget:\n{reasons}".encode())
 
 
 def _ignore(event: Event) -> None:

@@ -27,7 +27,7 @@ class Artifact:
     results: Mapping[str, Any]
     wall_s: float
 
-    def read_json(self, name: str) -> Any:  # noqa: ANN401 - each document has a layout of its own  # noqa: ANN401 - any JSON document
+    def read_json(self, name: str) -> Any:  # noqa: ANN401 - each document has a layout of its own
         """The JSON document ``name`` of the folder."""
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
 

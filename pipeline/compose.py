@@ -16,7 +16,7 @@ from pipeline.stages.data import DataStage
 from pipeline.stages.distill import DistillStage
 from pipeline.stages.export import ExportStage
 from pipeline.stages.gate import GateStage
-from pipeline.stages.import_onnx import ImportStage
+from pipeline.stages.import_onnx import ImportStage, external_files
 from pipeline.stages.load import LoadStage
 from pipeline.stages.prune import PruneStage
 from pipeline.stages.quantize import QuantizeStage
@@ -27,7 +27,7 @@ from targets import machine
 from targets.errors import DeviceError, Fault, faults_error
 from targets.profile import TargetProfile
 
-STAGES: Final = ("load", "prune", "distill", "export", "quantize", "build", "benchmark", "gate", "bundle", "report")
+_REPORTED: Final = {"name", "task", "seed", "threads", "budget"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +37,21 @@ class _Sources:
     data: DataSource
     model: FactoryRef | FileRef  # a factory, or an ONNX file
     weights: FileRef | None
+    external: tuple[FileRef, ...]  # of an ONNX file
 
 
-def compose(recipe: Recipe, profile: TargetProfile) -> Plan:
+def compose(recipe: Recipe, profile: TargetProfile, *, until: str | None = None) -> Plan:
     """The plan of ``recipe`` on ``profile``, without running any of the user's code.
+
+    Args:
+        recipe: What to do.
+        profile: For which hardware.
+        until: Name of a stage: the plan holds what that stage needs, itself included. All stages when None.
 
     Raises:
         InputError: Files or functions that the recipe names are not there (all faults at once).
         DeviceError: The recipe asks to measure on a target that this machine cannot stand in for.
     """
-    _check_measurable(recipe, profile)
     sources = _find_sources(recipe)
     nodes = [
         Node(name="data", title="check the data", stage=DataStage(source=sources.data, task=recipe.task), inputs={})
@@ -62,12 +67,16 @@ def compose(recipe: Recipe, profile: TargetProfile) -> Plan:
     for candidate, model in candidates.items():
         nodes.append(_build_node(recipe, sources, profile, candidate=candidate, model=model, reference=reference))
         builds.append(nodes[-1].name)
-    return Plan(nodes=(*nodes, *_closing_nodes(recipe, sources, profile, tuple(builds), reference)))
+    plan = Plan(nodes=(*nodes, *_closing_nodes(recipe, sources, profile, tuple(builds), reference)))
+    plan = plan if until is None else plan.until(until)
+    if any(node.stage.name == "benchmark" for node in plan.nodes):
+        _check_measurable(profile)
+    return plan
 
 
-def _check_measurable(recipe: Recipe, profile: TargetProfile) -> None:
+def _check_measurable(profile: TargetProfile) -> None:
     hardware = profile.hardware
-    if recipe.benchmark.measure and not machine.provides(hardware.arch, hardware.isa):
+    if not machine.provides(hardware.arch, hardware.isa):
         needs = " ".join((hardware.arch, *hardware.isa))
         raise DeviceError(
             f"target {profile.name!r} cannot be measured on this machine",
@@ -89,12 +98,21 @@ def _find_sources(recipe: Recipe) -> _Sources:
     faults += data if isinstance(data, list) else []
     if faults or isinstance(data, list) or isinstance(model, Fault) or isinstance(weights, Fault):
         raise faults_error(f"recipe {recipe.name!r}", faults)
-    return _Sources(data=data, model=model, weights=weights)
+    external = _external_data(model) if isinstance(model, FileRef) else ()
+    return _Sources(data=data, model=model, weights=weights, external=external)
+
+
+def _external_data(model: FileRef) -> tuple[FileRef, ...]:
+    """The files beside an ONNX file that hold its weights: their content counts as the file's own does."""
+    found = [find_file(path, "model.onnx") for path in external_files(model.path)]
+    if faults := [item for item in found if isinstance(item, Fault)]:
+        raise faults_error("the external data of model.onnx", faults)
+    return tuple(item for item in found if isinstance(item, FileRef))
 
 
 def _onnx_nodes(recipe: Recipe, sources: _Sources) -> list[Node]:
     assert isinstance(sources.model, FileRef)
-    stage = ImportStage(onnx=sources.model, source=sources.data, task=recipe.task)
+    stage = ImportStage(onnx=sources.model, external=sources.external, source=sources.data, task=recipe.task)
     return [Node(name="import", title="check the ONNX model", stage=stage, inputs={"data": "data"})]
 
 
@@ -215,7 +233,9 @@ def _closing_nodes(
     )
     gate = GateStage(budget=recipe.budget, profile=profile)
     bundle = BundleStage(recipe_name=recipe.name, profile=profile, source=sources.data, task=recipe.task)
-    report = ReportStage(recipe=recipe.model_dump(mode="json"), profile=profile, source=sources.data, task=recipe.task)
+    report = ReportStage(
+        recipe=recipe.model_dump(mode="json", include=_REPORTED), profile=profile, source=sources.data, task=recipe.task
+    )
     chosen = Chosen(verdict="gate", among=builds)
     opening = [
         Node(

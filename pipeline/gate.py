@@ -137,8 +137,14 @@ def _excesses(candidate: Candidate, reference: Candidate, budget: BudgetSection)
         found.append(_Excess(text=text, ratio=(floor - candidate.accuracy) / max(budget.accuracy_drop, 0.001)))
     ceilings = (
         ("latency", candidate.latency_ms, budget.latency_ms, "ms", "latency_ms"),
-        ("peak memory", _in_mib(candidate.memory_bytes), budget.memory_mb, "MiB", "memory_mb"),
-        ("size", _in_mib(candidate.size_bytes), budget.size_mb, "MiB", "size_mb"),
+        ("peak memory", _in_mib(candidate.memory_bytes), budget.memory_mb, "MiB", "memory_mb of recipe or target"),
+        (
+            "size",
+            _in_mib(candidate.size_bytes),
+            budget.size_mb,
+            "MiB",
+            "size_mb of the recipe, or the target's storage_mb",
+        ),
     )
     for subject, value, ceiling, unit, key in ceilings:
         if value is not None and ceiling is not None and value > ceiling:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -139,7 +140,7 @@ class Recipe(_Section):
 
     def resolve(self, path: str) -> Path:
         """``path`` of the recipe, relative to the recipe's folder; ``~`` is the user's home."""
-        return (self.folder / Path(path).expanduser()).absolute()
+        return (self.folder / os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for ~nobody
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -166,7 +167,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     folder = file.absolute().parent
     if "folder" in data:
         raise InputError(f"recipe {file} is not valid", "folder: there is no such key", "remove it")
-    data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-._")[:64] or "recipe")
+    called = Path(os.path.normpath(folder)).name  # `..` is a name too
+    data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", called).strip("-._")[:64] or "recipe")
     try:
         recipe = Recipe.model_validate({**data, "folder": folder})
     except ValidationError as error:
@@ -185,6 +187,7 @@ def consistency_faults(recipe: Recipe) -> list[Fault]:
         *_model_faults(recipe),
         *_data_faults(recipe),
         *_training_faults(recipe),
+        *_budget_faults(recipe),
     ]
 
 
@@ -220,6 +223,7 @@ def _model_faults(recipe: Recipe) -> list[Fault]:
             for key, used in {
                 "model.weights": bool(model.weights),
                 "model.args": bool(model.args),
+                "export": "export" in recipe.model_fields_set,
                 "train": recipe.train,
                 "prune": recipe.prune,
                 "distill": recipe.distill,
@@ -257,6 +261,13 @@ def _data_faults(recipe: Recipe) -> list[Fault]:
         for key, used in {"args": data.args, "files": data.files}.items()
         if data.npz and used
     ]
+    faults += [
+        Fault(
+            where=key, what="needs a training split, and data.npz has none", fix=f"use data.factory, or remove [{key}]"
+        )
+        for key, used in {"train": recipe.train, "distill": recipe.distill}.items()
+        if data.npz and used
+    ]
     clash = sorted(set(data.args) & set(data.files))
     if clash:
         faults.append(Fault(where=f"data.files.{clash[0]}", what="is also in data.args", fix="rename one of them"))
@@ -284,6 +295,19 @@ def _training_faults(recipe: Recipe) -> list[Fault]:
             if used
         ]
     return faults
+
+
+def _budget_faults(recipe: Recipe) -> list[Fault]:
+    """A ceiling that nobody measures would count as met."""
+    return [
+        Fault(
+            where=f"budget.{key}",
+            what="cannot be checked with benchmark.measure = false",
+            fix=f"set benchmark.measure = true, or remove budget.{key}",
+        )
+        for key in ("latency_ms", "memory_mb")
+        if not recipe.benchmark.measure and getattr(recipe.budget, key) is not None
+    ]
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -316,4 +340,5 @@ def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of a recipe file."""
     schema = Recipe.model_json_schema()
     schema["properties"].pop("folder", None)
+    schema["required"].remove("name")  # the folder's name, unless given
     return schema

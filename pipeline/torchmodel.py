@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+import random
 import re
 import weakref
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ def make_model(factory: FactoryRef, seed: int) -> nn.Module:
     Raises:
         InputError: The factory raises, returns something else than a module, or the same module twice.
     """
-    model = call_factory(factory, {}, "model.factory", prepare=lambda: torch.manual_seed(seed))
+    model = call_factory(factory, {}, "model.factory", prepare=lambda: _seed_all(seed))
     if not isinstance(model, nn.Module):
         raise InputError(
             f"model.factory = {str(factory)!r} returned {type(model).__name__}",
@@ -71,6 +72,13 @@ def make_model(factory: FactoryRef, seed: int) -> nn.Module:
         )
     _made.add(model)
     return model.eval()
+
+
+def _seed_all(seed: int) -> None:
+    """Whichever of the common generators the factory draws from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the user's code may use numpy's global generator
+    random.seed(seed)
 
 
 def input_specs(model: nn.Module, data: Dataset) -> tuple[InputSpec, ...]:

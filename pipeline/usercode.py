@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -58,7 +59,8 @@ def find_factory(reference: str, folder: Path, args: Mapping[str, Any], where: s
             fix='write "file.py:function" or "package.module:function"',
         )
     if location.endswith(".py"):
-        return _find_in_file((folder / Path(location).expanduser()).absolute(), function, args, where)
+        file = (folder / os.path.expanduser(location)).absolute()  # noqa: PTH111 - pathlib raises for ~nobody
+        return _find_in_file(file, function, args, where)
     return _find_in_package(location, function, args, where)
 
 

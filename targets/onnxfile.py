@@ -19,6 +19,7 @@ MAX_NODES: Final = 1_000_000
 MAX_ELEMENTS: Final = 2 * 1024**3
 OPSETS: Final = range(11, 24)
 
+_FREE_WEIGHTS_IR: Final = 4  # before, every initializer had to be an input too
 _LFS_HEADER: Final = b"version https://git-lfs"
 
 
@@ -40,7 +41,7 @@ class ModelIo(TypedDict):
 def open_onnx(
     path: Path, *, max_bytes: int = MAX_FILE_BYTES, max_nodes: int = MAX_NODES, max_elements: int = MAX_ELEMENTS
 ) -> onnx.ModelProto:
-    """The model in ``path``, external data loaded.
+    """The model in ``path``, external data loaded; weights that older files also list as inputs are weights only.
 
     Args:
         path: An ``.onnx`` file.
@@ -54,6 +55,7 @@ def open_onnx(
     """
     model = _parse(path, _read(path, max_bytes))
     _check_opset(path, model)
+    _unlist_weights(model)
     graphs = _graphs(model)
     nodes = sum(len(nodes) for nodes in graphs)
     if nodes > max_nodes:
@@ -93,13 +95,20 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
             "its number of dimensions must be known before any sample is run",
             "export again with shapes, or run onnx.shape_inference on the file",
         )
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    except KeyError:
+        raise InputError(
+            f"model input or output {value.name!r} has element type {tensor.elem_type}",
+            "ONNX knows no such type",
+            "export the model again",
+        ) from None
     shape = [_dimension(value.name, axis, dim) for axis, dim in enumerate(tensor.shape.dim)]
     return TensorSpec(name=value.name, dtype=dtype, shape=shape)
 
 
 def _dimension(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int | str:
-    if dim.HasField("dim_value"):
+    if dim.HasField("dim_value") and dim.dim_value >= 0:  # some exporters write -1 for a free dimension
         return int(dim.dim_value)
     return dim.dim_param or ("batch" if axis == 0 else f"{name}_{axis}")
 
@@ -165,6 +174,15 @@ def _check_opset(path: Path, model: onnx.ModelProto) -> None:
             f"opsets {OPSETS[0]} to {OPSETS[-1]} are supported",
             "export it again with such an opset, or use onnx.version_converter",
         )
+
+
+def _unlist_weights(model: onnx.ModelProto) -> None:
+    """Drops inputs that only give a weight's default value: no runtime folds or fuses a weight that may be fed."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, _FREE_WEIGHTS_IR)
 
 
 def _graphs(model: onnx.ModelProto) -> list[list[onnx.NodeProto]]:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from targets import machine
 from targets.errors import EnvironmentFailure, Fault, InputError, faults_error, nearest
 from targets.faults import faults_of, read_toml
-from targets.scheme import SCHEMES, QuantScheme, scheme
+from targets.scheme import SCHEMES
 
 Arch = Literal["x86_64", "aarch64"]
 Precision = Literal["fp32", "int8"]
+ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+_S = TypeVar("_S", bound=_Section)
 
 
 class Hardware(_Section):
@@ -104,7 +107,7 @@ class TargetProfile(_Section):
         description: One line for people.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: ProfileName
     description: str
     hardware: Hardware
     engine: EngineOptions
@@ -112,20 +115,14 @@ class TargetProfile(_Section):
     pruning: Pruning = Pruning()
     device: DeviceTemplate = DeviceTemplate()
 
-    @property
-    def quant_scheme(self) -> QuantScheme:
-        """The quantisation scheme the profile names."""
-        return scheme(self.quantization.scheme)
-
 
 class _DetectingProfile(_Section):
-    name: str
+    name: ProfileName
     description: str
     detect: tuple[Detect, ...]
 
 
 _BUNDLED: Final = resources.files("targets") / "profiles"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def profile_names() -> tuple[str, ...]:
@@ -141,27 +138,30 @@ def load_profile(target: str) -> TargetProfile:
         EnvironmentFailure: A detecting profile knows nothing like this machine.
     """
     if target.endswith(".toml"):
-        return _parse(Path(target).name, read_toml(Path(target), "the target profile"))
-    if target not in profile_names() or not _NAME.fullmatch(target):
+        subject, data = Path(target).name, read_toml(Path(target), "the target profile")
+    else:
+        subject, data = target, _bundled(target)
+    if "detect" not in data:
+        return _plain(subject, data)
+    detecting = _valid(_DetectingProfile, subject, data)
+    found = _detect(detecting.detect)
+    return found.model_copy(
+        update={"name": detecting.name, "description": f"{detecting.description}: here like {found.name}"}
+    )
+
+
+def _bundled(name: str) -> dict[str, Any]:
+    if name not in profile_names():
         raise InputError(
-            f"there is no target called {target!r}",
-            nearest(target, profile_names()),
+            f"there is no target called {name!r}",
+            nearest(name, profile_names()),
             "`edgepress targets list` shows all; --target also takes the path of your own profile.toml",
         )
-    return _parse(target, tomllib.loads((_BUNDLED / f"{target}.toml").read_text(encoding="utf-8")))
+    return tomllib.loads((_BUNDLED / f"{name}.toml").read_text(encoding="utf-8"))
 
 
-def _parse(subject: str, data: Mapping[str, Any]) -> TargetProfile:
-    try:
-        if "detect" in data:
-            detecting = _DetectingProfile.model_validate(data, strict=False)
-            found = _detect(detecting.detect)
-            return found.model_copy(
-                update={"name": detecting.name, "description": f"{detecting.description}: here like {found.name}"}
-            )
-        profile = TargetProfile.model_validate(data, strict=False)
-    except ValidationError as error:
-        raise faults_error(f"profile {subject!r}", faults_of(error, TargetProfile)) from error
+def _plain(subject: str, data: Mapping[str, Any]) -> TargetProfile:
+    profile = _valid(TargetProfile, subject, data)
     if profile.quantization.scheme not in SCHEMES:
         fault = Fault(
             where="quantization.scheme",
@@ -172,10 +172,17 @@ def _parse(subject: str, data: Mapping[str, Any]) -> TargetProfile:
     return profile
 
 
+def _valid(kind: type[_S], subject: str, data: Mapping[str, Any]) -> _S:
+    try:
+        return kind.model_validate(data, strict=False)
+    except ValidationError as error:
+        raise faults_error(f"profile {subject!r}", faults_of(error, kind)) from error
+
+
 def _detect(rows: Sequence[Detect]) -> TargetProfile:
     for row in rows:
         if machine.provides(row.arch, row.isa):
-            return load_profile(row.like)
+            return _plain(row.like, _bundled(row.like))  # what it follows must be a profile in full
     raise EnvironmentFailure(
         "no profile fits this machine",
         f"it is a {machine.arch()} machine with none of the CPU features that a bundled profile needs",

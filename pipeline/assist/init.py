@@ -6,10 +6,10 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.api import load_profiles
 from pipeline.recipe import Recipe, consistency_faults
 from targets.errors import InputError, UsageError, faults_error
 from targets.files import write_atomic
-from targets.profile import load_profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ def write_recipe(answers: Answers, path: Path) -> None:
     """Writes the recipe.
 
     Raises:
-        UsageError: Model or data are missing, or given twice.
+        UsageError: Model or data are missing, or given twice; or weights beside an ONNX file.
         InputError: The file exists already, or the target does not.
     """
     if bool(answers.model) == bool(answers.onnx):
@@ -54,9 +54,11 @@ def write_recipe(answers: Answers, path: Path) -> None:
             "neither or both of --data and --npz were given",
             "give --data data.py:make_data, or --npz data.npz",
         )
-    load_profile(answers.target)
+    if answers.onnx and answers.weights:
+        raise UsageError("init cannot use --weights", "an ONNX file holds its weights", "leave --weights out")
     text = recipe_text(answers)
-    recipe = Recipe.model_validate({"name": "recipe", **tomllib.loads(text)})
+    recipe = Recipe.model_validate({"name": "recipe", "folder": path.absolute().parent, **tomllib.loads(text)})
+    load_profiles(recipe)
     if faults := consistency_faults(recipe):
         raise faults_error("the recipe these answers make", faults)
     if path.exists():
@@ -69,7 +71,7 @@ def recipe_text(answers: Answers) -> str:
     sections = [_head(answers), _model(answers), _data(answers)]
     if answers.model:
         sections += [] if answers.weights else [_TRAIN]
-        sections += [_PRUNE, *([_DISTILL] if answers.task == "classification" else [])]
+        sections += [_PRUNE, *([_DISTILL] if answers.task == "classification" and answers.data else [])]
     return "\n".join([*sections, _TAIL])
 
 

@@ -22,7 +22,6 @@ _MIRROR: Final = {
     "slower": "faster",
     "slower by little": "faster by little",
 }
-
 _MEMORY: Final = ("base_rss", "load_peak", "run_peak", "steady_pss", "steady_uss")
 
 Runs = Sequence[Mapping[str, Any]]
@@ -94,9 +93,7 @@ def engine_result(runs: Runs) -> dict[str, Any]:
         "throughput": {"ips": calls / wall_s, "wall_s": wall_s},
         "load_ms": _interval_json(_interval(runs, "load_ns")),
         "first_ms": _interval_json(_interval(runs, "first_ns")),
-        "memory": {
-            key: _memory(runs, key) for key in ("base_rss", "load_peak", "run_peak", "steady_pss", "steady_uss")
-        },
+        "memory": {key: _memory(runs, key) for key in _MEMORY},
         "outputs_ok": _outputs_ok(runs),
         "n": len(pooled),
     }

@@ -51,32 +51,16 @@ class ArchiveLimits:
     ratio: int = 200
 
 
-def source_date_epoch(environ: Mapping[str, str]) -> int:
-    """The time stamp for archives: ``SOURCE_DATE_EPOCH`` (reproducible-builds.org) in seconds, 0 where it is not set.
-
-    Raises:
-        InputError: It is not a whole number of seconds that tar can hold.
-    """
-    text = environ.get("SOURCE_DATE_EPOCH", "0")
-    if not (text.isascii() and text.isdigit() and int(text) < 8**11):
-        raise InputError(
-            f"SOURCE_DATE_EPOCH is {text!r}",
-            "it is not a whole number of seconds since 1970",
-            "unset SOURCE_DATE_EPOCH, or set it to one such as `git log -1 --format=%ct` prints",
-        )
-    return int(text)
-
-
-def pack_archive(folder: Path, out_path: Path, *, top: str, epoch: int = 0) -> None:
+def pack_archive(folder: Path, out_path: Path, *, top: str) -> None:
     """Writes ``folder`` as a ``.tar.gz`` whose bytes depend on names and contents alone.
 
-    Entries are sorted; owner 0, mode 0644 and 0755, time ``epoch``; the gzip header carries neither name nor time.
+    Entries are sorted; owner 0, mode 0644 and 0755, time 0; the gzip header carries neither name nor time. The
+    environment has no say (``SOURCE_DATE_EPOCH`` neither): the same bundle has the same bytes everywhere.
 
     Args:
         folder: What to pack: regular files and folders.
         out_path: The archive, replaced atomically.
         top: Name of the one folder inside the archive.
-        epoch: Modification time of every entry, in seconds.
 
     Raises:
         InputError: The folder is empty, or a name or a file is too long for the ustar format.
@@ -95,9 +79,9 @@ def pack_archive(folder: Path, out_path: Path, *, top: str, epoch: int = 0) -> N
                     gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as zipped,
                     tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as tar,
                 ):
-                    _add(tar, folder, top, epoch)
+                    _add(tar, folder, top)
                     for path in members:
-                        _add(tar, path, f"{top}/{path.relative_to(folder).as_posix()}", epoch)
+                        _add(tar, path, f"{top}/{path.relative_to(folder).as_posix()}")
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(out_path)
@@ -154,9 +138,8 @@ def _walk(folder: Path) -> Iterator[Path]:
             )
 
 
-def _add(tar: tarfile.TarFile, path: Path, name: str, epoch: int) -> None:
-    member = tarfile.TarInfo(name)
-    member.mtime = epoch
+def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
+    member = tarfile.TarInfo(name)  # owner 0, time 0
     if path.is_dir():
         member.type, member.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(member)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.options import epilog, json_option, out_option, print_json, set_option, target_option
+
+if TYPE_CHECKING:
+    from pipeline.api import Result
 
 
 @click.command(
@@ -51,14 +54,18 @@ def verify(bundle: Path, *, engine: bool, as_json: bool) -> None:
 def report(source: Path, targets: Sequence[str], out: Path, overrides: Sequence[str], *, as_json: bool) -> None:
     """Show what a run did: SOURCE is a result folder (with run.json), or a recipe, which is run as far as needed."""
     if (source / "run.json").is_file() or source.name == "run.json":
+        results: list[Result] = []
         documents = [_read(source)]
     else:
-        documents = _run(source, targets, out, overrides)
+        results = _run(source, targets, out, overrides)
+        documents = [result.run for result in results]
     if as_json:
         print_json(documents)
-        return
-    for document in documents:
-        show_run(document)
+    else:
+        for document in documents:
+            show_run(document)
+    for result in results:
+        result.raise_if_rejected()
 
 
 def _read(source: Path) -> Mapping[str, Any]:
@@ -68,14 +75,13 @@ def _read(source: Path) -> Mapping[str, Any]:
     return read_run(file).model_dump(mode="json", by_alias=True)
 
 
-def _run(source: Path, targets: Sequence[str], out: Path, overrides: Sequence[str]) -> list[Mapping[str, Any]]:
+def _run(source: Path, targets: Sequence[str], out: Path, overrides: Sequence[str]) -> list[Result]:
     from pipeline.api import compress
     from pipeline.cli.console import ConsoleObserver
     from pipeline.recipe import load_recipe
 
     with ConsoleObserver() as observer:
-        results = compress(load_recipe(source, overrides), targets=targets, out=out, observer=observer)
-    return [result.run for result in results]
+        return compress(load_recipe(source, overrides), targets=targets, out=out, observer=observer)
 
 
 def show_run(run: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, final
 
 import click
 
-from pipeline.events import Event, Notice, StageFinished, StageProgress, StageStarted
+from pipeline.events import Event, StageFinished, StageProgress, StageStarted
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -93,6 +93,3 @@ def _figures(results: Mapping[str, object]) -> list[str]:
         "output_snr_db": "SNR {:.1f} dB",
     }
     return [text.format(results[name]) for name, text in formats.items() if results.get(name) is not None]
-
-
-__all__ = ["ConsoleObserver", "Notice", "finished_line", "json_observer"]

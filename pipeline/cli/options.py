@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -46,6 +45,3 @@ def epilog(*examples: str) -> str:
 def print_json(document: object) -> None:
     """One JSON document on stdout."""
     click.echo(json.dumps(document, indent=1, sort_keys=True))
-
-
-Command = Callable[..., Any]

@@ -64,21 +64,20 @@ def run(recipe: Path, targets: Sequence[str], out: Path, overrides: Sequence[str
 @json_option
 def plan(recipe: Path, targets: Sequence[str], overrides: Sequence[str], *, as_json: bool) -> None:
     """Show which stages a recipe needs and which of them are in the store; runs nothing."""
-    from pipeline.api import open_store
+    from pipeline.api import load_profiles, open_store
     from pipeline.compose import compose
     from pipeline.recipe import load_recipe
     from pipeline.runner import cached_state
-    from targets.profile import load_profile
 
     loaded = load_recipe(recipe, overrides)
     document: list[dict[str, Any]] = []
-    for target in targets or loaded.targets:
-        composed = compose(loaded, load_profile(target))
+    for profile in load_profiles(loaded, targets):
+        composed = compose(loaded, profile)
         state = cached_state(composed, open_store(lambda _event: None))
         words = {True: "stored", False: "to run", None: "to run"}
         document.append(
             {
-                "target": target,
+                "target": profile.name,
                 "stages": [{"stage": n.name, "title": n.title, "state": words[state[n.name]]} for n in composed.nodes],
             }
         )
@@ -115,20 +114,20 @@ def _stage_command(stage: str) -> click.Command:
 def _run_until(
     stage: str, recipe: Path, targets: Sequence[str], out: Path | None, overrides: Sequence[str], *, as_json: bool
 ) -> None:
-    from pipeline.api import open_store, run_until
+    from pipeline.api import open_store, raise_if_rejected, run_until
     from pipeline.cli.console import ConsoleObserver, json_observer
     from pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    document: list[dict[str, Any]] = []
     with nullcontext(json_observer) if as_json else ConsoleObserver() as observer:
-        store = open_store(observer)
-        for target in targets or loaded.targets:
-            document += run_until(stage, loaded, target, out, store, observer)
+        document = run_until(stage, loaded, targets=targets, out=out, store=open_store(observer), observer=observer)
     if as_json:
         print_json(document)
     elif out:
         click.echo("\n".join(str(row["folder"]) for row in document))
+    for row in document:
+        if row["verdict"]:
+            raise_if_rejected(row["target"], row["verdict"], Path(row["folder"]) if out else None)
 
 
 STAGE_COMMANDS: Final = tuple(_stage_command(stage) for stage in _STAGE_HELP)

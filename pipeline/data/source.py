@@ -62,7 +62,7 @@ class FactoryData(DataSource):
         from pipeline.data.dataset import dataset_from
 
         for name, file in self.files.items():
-            _check_unchanged(file, f"data.files.{name}")
+            check_unchanged(file, f"data.files.{name}")
         return dataset_from(
             call_factory(self.factory, {name: file.path for name, file in self.files.items()}, "data.factory")
         )
@@ -87,7 +87,7 @@ class NpzData(DataSource):
 
         from pipeline.data.dataset import dataset_from
 
-        _check_unchanged(self.file, "data.npz")
+        check_unchanged(self.file, "data.npz")
         arrays = _read_npz(self.file.path)
         lengths = {name: len(array) for name, array in arrays.items()}
         if not set(arrays) - {"labels"}:
@@ -157,13 +157,6 @@ def _read_npz(path: Path) -> dict[str, Array]:
     return arrays
 
 
-def _check_unchanged(file: FileRef, where: str) -> None:
-    if sha256_file(file.path) != file.sha256:
-        raise InputError(
-            f"{file.path} changed while the run was under way", f"it is {where}", "run the same command again"
-        )
-
-
 def find_data(recipe: Recipe) -> DataSource | list[Fault]:
     """The recipe's data source, found without running user code or reading arrays."""
     if recipe.data.npz:
@@ -184,9 +177,21 @@ def find_file(path: Path, where: str) -> FileRef | Fault:
     """The file at ``path``, hashed; a fault where it cannot be read."""
     try:
         return FileRef(sha256=sha256_file(path), path=path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         return Fault(
             where=where,
-            what=f"cannot read {path}: {error.strerror}",
+            what=f"cannot read {path}: {getattr(error, 'strerror', error)}",
             fix=f"give the path with --set {where}=PATH, or put the file there",
+        )
+
+
+def check_unchanged(file: FileRef, where: str) -> None:
+    """Says nothing while the file is what it was when the run began.
+
+    Raises:
+        InputError: It has other content; ``where`` is the recipe's key that names it.
+    """
+    if sha256_file(file.path) != file.sha256:
+        raise InputError(
+            f"{file.path} changed while the run was under way", f"it is {where}", "run the same command again"
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.graph import set_training
+from pipeline.graph import flat_outputs, set_training
 from targets.errors import InputError
 from targets.onnxfile import ModelIo, io_of, open_onnx
 
@@ -116,15 +116,9 @@ def strip_build_traces(model: onnx.ModelProto) -> None:
 def _output_names(graph: GraphModule, example: Mapping[str, Tensor]) -> list[str]:
     with torch.no_grad():
         answer: object = graph(*example.values())
+    count = len(flat_outputs(answer))
     if isinstance(answer, torch.Tensor):
         return ["output"]
-    values = list(answer.values()) if isinstance(answer, Mapping) else answer
-    if not isinstance(values, list | tuple) or not all(isinstance(value, torch.Tensor) for value in values):
-        raise InputError(
-            f"the model returns {type(answer).__name__}",
-            "an ONNX model gives tensors, in a flat row",
-            "let forward() return a tensor, or a tuple, list or dict of tensors",
-        )
     names = [str(name) for name in answer] if isinstance(answer, Mapping) else []
     clash = sorted(set(names) & set(example))
     if clash:
@@ -133,7 +127,7 @@ def _output_names(graph: GraphModule, example: Mapping[str, Tensor]) -> list[str
             "names are unique in an ONNX model",
             "rename the key in what forward() returns",
         )
-    return names or [f"output_{index}" for index in range(len(values))]
+    return names or [f"output_{index}" for index in range(count)]
 
 
 def _innermost(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.graph.copying import copy_graph
 from pipeline.graph.measure import count_macs, count_parameters
 from pipeline.graph.mode import set_training
+from pipeline.graph.outputs import flat_outputs
 from pipeline.graph.trace import trace
 
-__all__ = ["copy_graph", "count_macs", "count_parameters", "set_training", "trace"]
+__all__ = ["copy_graph", "count_macs", "count_parameters", "flat_outputs", "set_training", "trace"]

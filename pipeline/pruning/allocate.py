@@ -58,7 +58,7 @@ def choose_by_ratio(
         raise InputError(
             "there is nothing to prune",
             _why_nothing(graph, protected),
-            "protect fewer modules, or leave the prune stage out",
+            "shorten prune.protect, or remove [prune] from the recipe",
         )
     wanted = _global(groups, scores, ratio) if scope == "global" else {g.name: g.size * (1 - ratio) for g in groups}
     removed = {}
@@ -69,7 +69,7 @@ def choose_by_ratio(
         raise InputError(
             "pruning would remove nothing",
             f"ratio {ratio} is less than one step of {alignment} channels in every one of {len(groups)} groups",
-            "raise the ratio or lower the alignment",
+            "raise prune.ratio, or lower pruning.channel_alignment in the target's profile",
         )
     return graph.decide(removed)
 

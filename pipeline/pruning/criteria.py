@@ -52,5 +52,5 @@ def _squares(gm: fx.GraphModule, member: Member) -> Scores:
     """Sum of squares of each index of the member's axis. (axis size,)."""
     weight: Tensor = dict(gm.named_parameters(remove_duplicate=False))[member.parameter].detach()
     others = [axis for axis in range(weight.ndim) if axis != member.axis]
-    squares = weight.to(torch.float64).square()
-    return np.asarray((squares.sum(dim=others) if others else squares).cpu().numpy(), dtype=np.float64)
+    squares = np.square(weight.to(torch.float64).cpu().numpy())
+    return np.asarray(squares.sum(axis=tuple(others)))  # numpy: torch's sums depend on the number of threads

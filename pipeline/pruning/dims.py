@@ -15,7 +15,7 @@ import torch
 from pipeline.pruning.labels import WHOLE, Ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -63,11 +63,6 @@ def labelled(dim: Dim) -> list[Ids]:
 def is_labelled(dim: Dim) -> bool:
     """Whether any index of the dimension carries a label."""
     return any(isinstance(factor, np.ndarray) for factor in dim)
-
-
-def all_ids(layout: Iterable[Dim]) -> list[Ids]:
-    """Every label array of a tensor."""
-    return [ids for dim in layout for ids in labelled(dim)]
 
 
 def plain(shape: Sequence[Size]) -> Layout:

@@ -35,7 +35,7 @@ class RunFacts:
     """What a run left behind.
 
     Attributes:
-        recipe: The recipe as plain data.
+        recipe: Its ``name``, ``task``, ``seed``, ``threads`` and ``budget``, as plain data.
         profile: The target.
         metric: Name of the task's metric.
         stages: Artifacts in the order they were made.

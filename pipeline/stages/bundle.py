@@ -22,6 +22,7 @@ GOLDEN_RTOL: Final = 1e-3
 FLOAT_ATOL_OF_RANGE: Final = 1e-4
 INT8_STEPS: Final = 2  # other CPUs round a requantisation differently by at most a step; saturation shows as many
 INT8_LEVELS: Final = 255
+MAX_FOLDER_NAME: Final = 99  # what tar's header holds; and no system likes names that end in a dot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,8 @@ class BundleStage(Stage[BundleInputs]):
                 "profile": self.profile.model_dump(mode="json"),
             },
         )
-        pack_archive(folder, out / "bundle.tar.gz", top=f"{self.recipe_name}-{self.profile.name}")
+        top = f"{self.recipe_name}-{self.profile.name}"[:MAX_FOLDER_NAME].rstrip(".")
+        pack_archive(folder, out / "bundle.tar.gz", top=top)
         size = sum(file.stat().st_size for file in folder.iterdir())
         return {
             "precision": engine["precision"],
@@ -102,6 +104,7 @@ class BundleStage(Stage[BundleInputs]):
 def _atol(outputs: npt.NDArray[Any], precision: str) -> float:
     import numpy as np
 
+    values = outputs.astype(np.float64)  # an output may be bool, or an integer that overflows
     if precision == "int8":
-        return float(INT8_STEPS * (outputs.max() - outputs.min()) / INT8_LEVELS)
-    return float(FLOAT_ATOL_OF_RANGE * max(1e-6, np.abs(outputs).max()))
+        return float(INT8_STEPS * (values.max() - values.min()) / INT8_LEVELS)
+    return float(FLOAT_ATOL_OF_RANGE * max(1e-6, np.abs(values).max()))

@@ -61,7 +61,7 @@ class DistillStage(Stage[DistillInputs]):
         import torch
 
         from pipeline.distillation import soft_target_loss
-        from pipeline.graph import set_training
+        from pipeline.graph import flat_outputs, set_training
         from pipeline.torchmodel import load_model, save_model
         from pipeline.training import TrainConfig, fit
 
@@ -74,8 +74,7 @@ class DistillStage(Stage[DistillInputs]):
 
         def loss(inputs: Mapping[str, Tensor], labels: Tensor, outputs: Sequence[Tensor]) -> Tensor:
             with torch.no_grad():
-                answer = teacher(*inputs.values())
-            target = answer if isinstance(answer, torch.Tensor) else answer[0]
+                target, *_ = flat_outputs(teacher(*inputs.values()))
             soft = soft_target_loss(outputs[0], target, self.distill.temperature)
             hard = task.loss(outputs, labels, label_smoothing=0.0)
             return self.distill.alpha * hard + (1 - self.distill.alpha) * soft

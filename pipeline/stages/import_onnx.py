@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from pipeline.artifacts import DatasetInfo, OnnxModel
 from pipeline.data import DataSource
-from pipeline.data.source import FileRef
+from pipeline.data.source import FileRef, check_unchanged
 from pipeline.stages.base import Context, Stage
 from pipeline.tasks import TASKS
 from targets.errors import InputError
-from targets.files import sha256_file
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from pipeline.data import Split
+
+_LOCATION: Final = re.compile(rb"\x0a\x08location\x12([\x80-\xff]?)([\x00-\x7f])", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class ImportStage(Stage[ImportInputs]):
 
     Attributes:
         onnx: The file.
+        external: The files that hold its external data.
         source: The data.
         task: Name of the task.
     """
@@ -47,6 +50,7 @@ class ImportStage(Stage[ImportInputs]):
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy")
 
     onnx: FileRef
+    external: tuple[FileRef, ...]
     source: DataSource
     task: str
 
@@ -56,12 +60,8 @@ class ImportStage(Stage[ImportInputs]):
         from targets.onnxfile import io_of, open_onnx
 
         model = open_onnx(self.onnx.path)
-        if sha256_file(self.onnx.path) != self.onnx.sha256:
-            raise InputError(
-                f"{self.onnx.path} changed while the run was under way",
-                "it is model.onnx",
-                "run the same command again",
-            )
+        for file in (self.onnx, *self.external):
+            check_unchanged(file, "model.onnx")
         (out / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
         description = io_of(model)
         (out / "io.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -75,6 +75,24 @@ class ImportStage(Stage[ImportInputs]):
             "parameters": _count_parameters(model),
             "size_bytes": (out / "model.onnx").stat().st_size,
         }
+
+
+def external_files(onnx: Path) -> list[Path]:
+    """The files beside ``onnx`` that its external data may lie in, found without parsing it.
+
+    Every location stands in the file as a protobuf entry: field 1 is the word, field 2 length and text. Whether it may
+    be read is for `targets.onnxfile` to say; here only what lies below the model's folder counts.
+    """
+    data = onnx.read_bytes()
+    found = set()
+    for match in _LOCATION.finditer(data):
+        low, high = match.groups()  # a varint of one or two bytes
+        length = (low[0] & 0x7F) | high[0] << 7 if low else high[0]
+        name = data[match.end() : match.end() + length].decode("utf-8", "replace")
+        inside = "\0" not in name and not name.startswith("/") and ".." not in name.split("/")
+        if inside and (onnx.parent / name).is_file():
+            found.add(onnx.parent / name)
+    return sorted(found)
 
 
 def bind_to_onnx(split: Split, description: Mapping[str, Any]) -> Split:

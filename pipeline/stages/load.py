@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from pipeline.artifacts import DatasetInfo, TorchModel
 from pipeline.data import DataSource
-from pipeline.data.source import FileRef
+from pipeline.data.source import FileRef, check_unchanged
 from pipeline.stages.base import Context, Stage
 from pipeline.tasks import TASKS
 from pipeline.usercode import FactoryRef
-from targets.errors import InputError
-from targets.files import sha256_file
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -64,12 +62,7 @@ class LoadStage(Stage[LoadInputs]):
 
         data = context.data.checked(self.source, src.data)
         model = make_model(self.factory, self.seed)
-        if sha256_file(self.weights.path) != self.weights.sha256:
-            raise InputError(
-                f"{self.weights.path} changed while the run was under way",
-                "it is model.weights",
-                "run the same command again",
-            )
+        check_unchanged(self.weights, "model.weights")
         load_user_weights(model, self.weights.path)
         graph, specs = trace_checked(model, data, self.task)
         save_model(out, graph, specs, None)

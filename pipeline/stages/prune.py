@@ -103,7 +103,7 @@ def _check_promise(small: GraphModule, masked: GraphModule, split: Split) -> Non
     from pipeline.training import predict
 
     for found, wanted in zip(predict(small, split, threads=1), predict(masked, split, threads=1), strict=True):
-        worst = float(np.abs(found - wanted).max())
+        worst = float(np.abs(found.astype(np.float64) - wanted).max())
         scale = max(1e-6, float(np.abs(wanted).max()))
         if not worst <= 1e-3 * scale:
             raise AssertionError(

@@ -34,7 +34,7 @@ class ReportStage(Stage[ReportInputs]):
     """Writes the report.
 
     Attributes:
-        recipe: The recipe as plain data.
+        recipe: What the report tells of the recipe, as plain data; no paths.
         profile: The target.
         source: The data.
         task: Name of the task.

@@ -80,6 +80,7 @@ class Classification(Task):
         reference: Sequence[npt.NDArray[Any]],
     ) -> float:
         """Top-1 accuracy: the exact share, from counts."""
+        import numpy as np
         import torch
         from torchmetrics.functional.classification import multiclass_stat_scores
 
@@ -87,7 +88,7 @@ class Classification(Task):
         assert labels is not None
         logits = torch.from_numpy(outputs[0])
         counts = multiclass_stat_scores(
-            logits, torch.from_numpy(labels).long(), num_classes=logits.shape[1], average="micro"
+            logits, torch.from_numpy(labels.astype(np.int64)), num_classes=logits.shape[1], average="micro"
         )
         return int(counts[0]) / len(labels)  # counts: true positives, false positives, ...
 

@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pipeline.graph import set_training
+from pipeline.graph import flat_outputs, set_training
 from targets.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def fit(
                 batch = train.take(shuffled[start : start + config.batch_size])
                 assert batch.labels is not None
                 inputs = _tensors(batch.inputs)
-                value = loss(inputs, torch.from_numpy(batch.labels), _as_tuple(wrapped(*inputs.values())))
+                value = loss(inputs, torch.from_numpy(batch.labels), flat_outputs(wrapped(*inputs.values())))
                 losses.append(_finite(value, epoch, len(losses) + 1))
                 optimizer.zero_grad()
                 fabric.backward(value)
@@ -128,7 +128,7 @@ def predict(graph: GraphModule, split: Split, *, threads: int, batch_size: int =
     set_training(graph, training=False)
     with _threads(threads), torch.no_grad():
         parts = [
-            [output.numpy() for output in _as_tuple(graph(*_tensors(batch.inputs).values()))]
+            [output.numpy() for output in flat_outputs(graph(*_tensors(batch.inputs).values()))]
             for batch in split.batches(batch_size)
         ]
     return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
@@ -178,12 +178,6 @@ def _batch_starts(samples: int, batch_size: int) -> list[int]:
     """Where batches start; a last batch of one sample is dropped, since batch-norm has no statistics for it."""
     starts = list(range(0, samples, batch_size))
     return starts[:-1] if batch_size > 1 and len(starts) > 1 and samples - starts[-1] == 1 else starts
-
-
-def _as_tuple(outputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    if isinstance(outputs, Tensor):
-        return (outputs,)
-    return tuple(outputs.values() if isinstance(outputs, Mapping) else outputs)
 
 
 def _finite(loss: Tensor, epoch: int, step: int) -> float:

@@ -19,16 +19,11 @@ if TYPE_CHECKING:
 
 @final
 class LocalDevice(Device):
-    """Runs ``python -I ondevice.pyz`` on this machine.
-
-    Args:
-        memory_bytes: Limit for the address space of the process; None for no limit.
-    """
+    """Runs ``python -I ondevice.pyz`` on this machine."""
 
     kind = "local"
 
-    def __init__(self, *, memory_bytes: int | None = None) -> None:
-        self._memory_bytes = memory_bytes
+    def __init__(self) -> None:
         self._program = pack()
 
     def _run(self, folder: Path | None, command: Sequence[str], timeout_s: float) -> RawAnswer:
@@ -39,7 +34,7 @@ class LocalDevice(Device):
             try:
                 child = run_limited(
                     [sys.executable, "-I", str(program), *command],
-                    limits=Limits(timeout_s=timeout_s, memory_bytes=self._memory_bytes),
+                    limits=Limits(timeout_s=timeout_s),
                     what=f"ondevice {command[0]}",
                     cwd=folder,
                     stdout_limit_bytes=MAX_ANSWER_BYTES,

@@ -76,8 +76,17 @@ class OnnxRuntimeEngine(Engine):
             for axis, size in enumerate(spec["shape"])
             if axis and not isinstance(size, int)
         ]
-        if not proto.graph.node or not io["outputs"]:
-            faults.append(Fault(where=model.name, what="the graph is empty", fix="export the model again"))
+        faults += [
+            Fault(
+                where=f"output {spec['name']!r}",
+                what="it is one number for a whole batch",
+                fix="export the model so that every output has a batch axis",
+            )
+            for spec in io["outputs"]
+            if not spec["shape"]
+        ]
+        if not io["outputs"]:
+            faults.append(Fault(where=model.name, what="it has no output", fix="export the model again"))
         if is_tuned_here(profile):
             runtime = ondevice_session.import_runtime()
             faults += [

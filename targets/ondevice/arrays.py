@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -20,7 +21,9 @@ def read_arrays(path: str, prefix: str = "") -> dict[str, np.ndarray]:
         # Opened here, because numpy leaves a file open that is no archive.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:  # noqa: PTH123
             found = {name[len(prefix) :]: archive[name] for name in archive.files if name.startswith(prefix)}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (
+        OSError, ValueError, EOFError, TypeError, AttributeError, NotImplementedError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip  # numpy takes other files than archives, too, and a damaged one can fail anywhere
         raise Failure(
             BAD_INPUT, f"cannot read {path}", str(error), "give the path of an .npz of plain arrays"
         ) from error

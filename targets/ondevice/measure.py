@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ROTATION = 64  # distinct samples in rotation, at most
+_TOLERANCE = 1e-3  # allowed error of outputs, relative to the largest expected magnitude
 
 
 class Limits(NamedTuple):
@@ -34,7 +35,7 @@ class Limits(NamedTuple):
 
 
 def measure_engine(
-    folder: Path, samples: str, limits: Limits, *, engine_sha256: str = "", expected: str = "", tolerance: float = 1e-3
+    folder: Path, samples: str, limits: Limits, *, engine_sha256: str = "", expected: str = ""
 ) -> dict[str, Any]:
     """One row of ``runs`` in benchmark.json (times in ns, sizes in bytes), without block and order.
 
@@ -44,7 +45,6 @@ def measure_engine(
         limits: How long to warm up and measure.
         engine_sha256: Refuse any other engine; empty accepts what engine.json says.
         expected: An .npz of expected outputs (``output.<name>`` arrays); empty compares nothing.
-        tolerance: Allowed error of outputs, relative to the largest expected magnitude.
 
     Raises:
         Failure: The input does not fit (3), the engine is another one (4), or the runtime fails (5, 6).
@@ -59,7 +59,7 @@ def measure_engine(
         )
     feeds = one_sample_feeds({k: v[:_ROTATION] for k, v in read_inputs(samples).items()}, spec)
     try:
-        return _measure(folder, spec, feeds, limits, expected=expected, tolerance=tolerance)
+        return _measure(folder, spec, feeds, limits, expected)
     except runtime_errors() as error:
         raise Failure(
             DEVICE,
@@ -74,9 +74,7 @@ def _measure(
     spec: Mapping[str, Any],
     feeds: list[dict[str, np.ndarray]],
     limits: Limits,
-    *,
     expected: str,
-    tolerance: float,
 ) -> dict[str, Any]:
     resettable = memory.reset_peak()
     base = memory.resident()
@@ -125,7 +123,7 @@ def _measure(
             "peaks_split": resettable,
         },
         outputs_sha256=_digest(got),
-        outputs_ok=_outputs_ok(got, expected, tolerance),
+        outputs_ok=_outputs_ok(got, expected),
     )
     return report
 
@@ -159,7 +157,7 @@ def _digest(outputs: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _outputs_ok(got: Mapping[str, np.ndarray], expected: str, tolerance: float) -> bool | None:
+def _outputs_ok(got: Mapping[str, np.ndarray], expected: str) -> bool | None:
     if not all(np.isfinite(array).all() for array in got.values() if array.dtype.kind == "f"):
         return False
     if not expected:
@@ -170,7 +168,7 @@ def _outputs_ok(got: Mapping[str, np.ndarray], expected: str, tolerance: float) 
         if target is None or len(target) < len(array) or target.shape[1:] != array.shape[1:]:
             return False
         error = np.abs(array.astype(np.float64) - target[: len(array)])
-        if error.max() > tolerance * max(1e-12, float(np.abs(target).max())):
+        if error.max() > _TOLERANCE * max(1e-12, float(np.abs(target).max())):
             return False
     return True
 

@@ -196,7 +196,7 @@ def one_sample_feeds(arrays: Mapping[str, np.ndarray], spec: Mapping[str, Any]) 
             f"the engine reads {sorted(names)}; the file has {sorted(arrays)}",
             "name the arrays like the engine's inputs",
         )
-    counts = {name: len(array) for name, array in arrays.items()}
+    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(counts.values())) != 1 or min(counts.values()) == 0:
         raise Failure(
             BAD_INPUT, "the samples do not match each other", f"lengths {counts}", "give equally many of each"

@@ -32,7 +32,7 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
             "copy the bundle again from where it was built",
         )
     golden = manifest.get("golden")
-    if not isinstance(golden, dict) or golden.get("file") not in manifest["files"]:
+    if not isinstance(golden, dict) or str(golden.get("file")) not in manifest["files"]:
         raise Failure(
             BAD_INPUT,
             "manifest.json is not valid",

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TARGETS = ("host", "x86-64-avx2", "raspberry-pi-5")
+TOTAL = """
+<ir_version: 10, opset_import: ["" : 18]>
+total (float[batch, 3] x) => (float y) { y = ReduceSum <keepdims=0> (x) }
+"""
 
 
 @pytest.fixture(params=["onnxruntime"])
@@ -174,6 +178,13 @@ def test_check_names_every_fault(engine: Engine, wide_free_model: Path, host: Ta
     onnx.save(model, str(wide_free_model))
     faults = engine.check(wide_free_model, host)
     assert {fault.where for fault in faults} == {"input 'x'", "node 'relu'"}
+
+
+def test_an_output_without_batch_axis_is_refused(engine: Engine, tmp_path: Path, host: TargetProfile) -> None:
+    """One number for a whole batch is no output of a sample: refused before anything is built."""
+    model = tmp_path / "sum.onnx"
+    onnx.save(onnx.parser.parse_model(TOTAL), str(model))
+    assert [fault.where for fault in engine.check(model, host)] == ["output 'y'"]
 
 
 def test_the_linter_accepts_good_models(engine: Engine, models: dict[str, Path], host: TargetProfile) -> None:

@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import pytest
+
 from targets import machine
 
 if TYPE_CHECKING:
@@ -56,6 +58,24 @@ def test_an_impossible_budget(result: SimpleNamespace, inline: Run, tmp_path: Pa
     assert "over the ceiling" in (folder / "REJECTED.txt").read_text(encoding="utf-8")
     assert inline("verify", folder / "bundle.tar.gz").returncode == 0
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["verdict"]["met_budget"] is False
+
+
+@pytest.mark.parametrize("command", ["bundle", "report"])
+def test_every_command_that_bundles_says_so_too(
+    command: str, result: SimpleNamespace, inline: Run, tmp_path: Path
+) -> None:
+    """Exit 7 and the mark, whichever command made the bundle."""
+    done = inline(command, result.recipe, "--set", "budget.latency_ms=1e-6", "--out", tmp_path, "--json")
+    assert done.returncode == 7, done.stderr
+    assert json.loads(done.stdout)
+    assert len(list(tmp_path.rglob("REJECTED.txt"))) == 1
+
+
+def test_quantizing_for_a_foreign_target_measures_nothing(result: SimpleNamespace, inline: Run, tmp_path: Path) -> None:
+    """A stage command needs what its stage needs, and no device."""
+    done = inline("quantize", result.recipe, "--target", FOREIGN, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / FOREIGN / "quantize" / "model.onnx").exists()
 
 
 def test_a_met_budget_removes_the_mark(result: SimpleNamespace, inline: Run, tmp_path: Path) -> None:

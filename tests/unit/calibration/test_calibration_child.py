@@ -95,3 +95,17 @@ def test_dead_tensors_are_named() -> None:
         versions={},
     )
     assert constant_tensors(table) == ["dead"]
+
+
+def test_nan_of_the_float_model_is_not_blamed_on_int8() -> None:
+    """A float model that gives Inf is refused as such."""
+    with pytest.raises(InputError, match="float model holds NaN or Inf"):
+        output_snr_db([np.array([-np.inf, 1.0], np.float32)], [np.ones(2, np.float32)])
+
+
+def test_external_weights_are_read(request_of: Callable[..., dict[str, object]], residual: Path) -> None:
+    """A model whose weights lie in a file beside it is quantised as one in a single file."""
+    whole = quantize_in_child(request_of(method="minmax"))
+    model = onnx.load(residual)
+    onnx.save(model, residual, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert quantize_in_child(request_of(method="minmax")) == whole

@@ -130,3 +130,45 @@ def test_gemm_without_int8_form(save: Callable[..., Path], attributes: dict[str,
     nodes = [helper.make_node("Gemm", ["x", "w"], ["y"], "g", **attributes)]
     path = save(nodes, {"w": np.ones((4, 10), np.float32)}, inputs={"x": [4, 4]}, outputs={"y": [4, 10]})
     assert match in placed(path).reasons["g"]
+
+
+def test_relu_behind_a_concat_folds(save: Callable[..., Path]) -> None:
+    """The raw output of a Concat whose Relu is folded is not quantised; its inputs still share a scale."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Conv", ["x", "w"], ["d"]),
+        helper.make_node("Concat", ["c", "d"], ["j"], axis=1),
+        helper.make_node("Relu", ["j"], ["y"], "relu"),
+    ]
+    placement = placed(save(nodes, {"w": kernel(4, 3)}, outputs={"y": ["batch", 8, 6, 6]}))
+    assert placement.folded == {"relu"}
+    assert "j" not in placement.roots
+    assert placement.roots["c"] == placement.roots["d"] != placement.roots["y"]
+
+
+def test_nested_concats_keep_folded_clamps(save: Callable[..., Path]) -> None:
+    """A Concat of rectified tensors is rectified itself: it shares no scale with a signed tensor in the next Concat."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["x", "w"], ["d"]),
+        helper.make_node("Relu", ["d"], ["s"]),
+        helper.make_node("Concat", ["r", "s"], ["j"], axis=1),
+        helper.make_node("Conv", ["x", "w"], ["signed"]),
+        helper.make_node("Concat", ["j", "signed"], ["y"], axis=1),
+    ]
+    roots = placed(save(nodes, {"w": kernel(4, 3)}, outputs={"y": ["batch", 12, 6, 6]})).roots
+    assert roots["r"] == roots["s"] == roots["j"]
+    assert len({roots["j"], roots["signed"], roots["y"]}) == 3
+
+
+@pytest.mark.parametrize(("shape", "fits"), [((), True), ((1,), True), ((1, 10), True), ((4, 1), False)])
+def test_gemm_bias_is_one_value_an_output_or_float(
+    save: Callable[..., Path], shape: tuple[int, ...], *, fits: bool
+) -> None:
+    """A bias that broadcasts over the batch becomes one value an output; one value a sample keeps the Gemm float."""
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], "g")]
+    constants = {"w": np.ones((4, 10), np.float32), "b": np.ones(shape, np.float32)}
+    placement = placed(save(nodes, constants, inputs={"x": [4, 4]}, outputs={"y": [4, 10]}))
+    assert ("g" in placement.weights) is fits
+    assert fits or "one constant for each output channel" in placement.reasons["g"]

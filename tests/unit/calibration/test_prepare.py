@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from calibration.prepare import prepare, serialize
+from calibration.prepare import constant, prepare, serialize
 from calibration.session import Session
 from targets.errors import InputError
 from targets.onnxfile import open_onnx
@@ -124,3 +124,42 @@ def test_quantised_model_is_refused(save: Callable[..., Path]) -> None:
     path = save(nodes, {"s": np.float32(0.1)}, outputs={"y": ["batch", 3, 8, 8]})
     with pytest.raises(InputError, match="'first_q' is a QuantizeLinear"):
         prepare(onnx.load(path))
+
+
+def test_literal_constants_become_initializers(save: Callable[..., Path]) -> None:
+    """Constants written as plain numbers become initializers of the right type, too."""
+    nodes = [
+        helper.make_node("Constant", [], ["two"], value_float=2.0),
+        helper.make_node("Mul", ["x", "two"], ["a"]),
+        helper.make_node("Constant", [], ["shape"], value_ints=[-1, 192]),
+        helper.make_node("Reshape", ["a", "shape"], ["y"]),
+    ]
+    graph = prepare(open_onnx(save(nodes, {}, outputs={"y": ["batch", 192]}))).graph
+    found = {name: np.asarray(constant(value)) for name, value in graph.initializers.items()}
+    assert (found["two"].dtype, found["two"].shape, float(found["two"])) == (np.float32, (), 2.0)
+    assert (found["shape"].dtype, found["shape"].tolist()) == (np.int64, [-1, 192])
+
+
+def test_mean_of_integers_stays(save: Callable[..., Path]) -> None:
+    """A mean of integers has no pooling form."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i"], to=6),
+        helper.make_node("ReduceMean", ["i", "axes"], ["m"]),
+        helper.make_node("Cast", ["m"], ["y"], to=1),
+    ]
+    path = save(nodes, {"axes": np.array([2, 3])}, outputs={"y": ["batch", 3, 1, 1]})
+    assert [node.op_type for node in prepare(open_onnx(path)).graph] == ["Cast", "ReduceMean", "Cast"]
+
+
+@pytest.mark.parametrize("fault", ["missing tensor", "written twice", "no weight"])
+def test_broken_graphs_are_refused(residual: Path, fault: str) -> None:
+    """A graph that is no valid ONNX is an input error, whatever reads it next."""
+    model = onnx.load(residual)
+    if fault == "missing tensor":
+        model.graph.node[0].input[1] = "nowhere"
+    elif fault == "written twice":
+        model.graph.node.append(helper.make_node("Relu", ["y"], ["y"]))
+    else:
+        del model.graph.node[0].input[1:]
+    with pytest.raises(InputError, match="no valid ONNX graph"):
+        prepare(model)

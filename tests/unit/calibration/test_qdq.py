@@ -13,10 +13,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from calibration.collect import collect
-from calibration.qdq import LayerPrecision, quantize_model, quantize_with, snr_db
+from calibration.qdq import LayerPrecision, quantize_model, snr_db
 from calibration.samples import CalibrationSet
 from calibration.session import Session
 from targets.errors import InputError
+from targets.files import sha256_file
 from targets.scheme import SCHEMES, QuantScheme, scheme
 
 if TYPE_CHECKING:
@@ -279,7 +280,38 @@ def test_wrong_tables_and_models_are_refused(
     with pytest.raises(InputError, match="no ranges of method 'entropy'"):
         quantize_model(residual, table, X86, "entropy", out)
     with pytest.raises(InputError, match="no range of tensor"):
-        quantize_with(residual, {}, X86, out)
+        quantize_model(residual, replace(table, tensors={"z": {"minmax": (0.0, 1.0)}}), X86, "minmax", out)
     with pytest.raises(InputError, match=r"no node of built\.onnx can run in int8"):
-        quantize_with(other, {}, X86, out)
+        quantize_model(other, replace(table, model_sha256=sha256_file(other)), X86, "minmax", out)
     assert not out.exists()
+
+
+def test_nested_concats_are_close_to_float(
+    save: Callable[..., Path], images: NDArray[np.float32], tmp_path: Path
+) -> None:
+    """Rectified branches stay rectified when a Concat joins them with a large signed one."""
+    rng = np.random.default_rng(5)
+    constants = {name: rng.standard_normal((4, 3, 1, 1)).astype(np.float32) for name in ("a.w", "b.w", "c.w")}
+    constants["c.w"] *= 9.0
+    constants["h.w"] = rng.standard_normal((3, 12, 1, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "a.w"], ["a"]),
+        helper.make_node("Relu", ["a"], ["ar"]),
+        helper.make_node("Conv", ["x", "b.w"], ["b"]),
+        helper.make_node("Relu", ["b"], ["br"]),
+        helper.make_node("Concat", ["ar", "br"], ["ab"], axis=1),
+        helper.make_node("Conv", ["x", "c.w"], ["c"]),
+        helper.make_node("Concat", ["ab", "c"], ["abc"], axis=1),
+        helper.make_node("Conv", ["abc", "h.w"], ["y"]),
+    ]
+    path = save(nodes, constants, outputs={"y": ["batch", 3, 8, 8]})
+    out, _ = quantised(path, images, tmp_path)
+    assert snr_db(run(path, images), run(out, images)) > 28.0
+
+
+def test_snr_has_both_ends() -> None:
+    """No noise is 200 dB, nothing but noise is -200 dB, equal parts are 0 dB."""
+    zeros, ones = np.zeros(3, np.float32), np.ones(3, np.float32)
+    assert snr_db(zeros, zeros) == snr_db(ones, ones) == 200.0
+    assert snr_db(zeros, ones) == -200.0
+    assert snr_db(ones, 2.0 * ones) == 0.0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.api import Result, check_writable, compress, run_until
+from pipeline.api import Result, check_writable, compress, load_profiles, run_until
 from pipeline.recipe import load_recipe
 from pipeline.store import Store
-from targets.errors import BudgetError, EnvironmentFailure, InputError
+from targets.errors import BudgetError, EnvironmentFailure, InputError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,5 +79,26 @@ def test_a_stage_that_the_recipe_lacks(stage: str, fix: str, tmp_path: Path) -> 
     (tmp_path / "user.py").write_text("def net():\n    pass\ndef data():\n    pass\n", encoding="utf-8")
     (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        run_until(stage, load_recipe(tmp_path), "host", None, Store(tmp_path / "store"), lambda _event: None)
+        run_until(stage, load_recipe(tmp_path), store=Store(tmp_path / "store"), observer=lambda _event: None)
     assert fix in caught.value.fix
+
+
+def test_two_targets_of_one_name_are_refused(tmp_path: Path) -> None:
+    """The results of one would silently take the place of the other's."""
+    (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    with pytest.raises(UsageError, match="two targets are called 'raspberry-pi-5'"):
+        load_profiles(load_recipe(tmp_path), ["raspberry-pi-5", "raspberry-pi-5"])
+
+
+def test_a_recipe_s_own_profile_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the working folder; on the command line a path is as the shell has it."""
+    profile = resources.files("targets").joinpath("profiles/raspberry-pi-5.toml").read_text(encoding="utf-8")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "board.toml").write_text(profile, encoding="utf-8")
+    (tmp_path / "mine" / "recipe.toml").write_text('targets = ["board.toml"]\n' + RECIPE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("mine")
+    assert [found.name for found in load_profiles(recipe)] == ["raspberry-pi-5"]
+    assert [found.name for found in load_profiles(recipe, ["mine/board.toml"])] == ["raspberry-pi-5"]
+    with pytest.raises(InputError):
+        load_profiles(recipe, ["board.toml"])

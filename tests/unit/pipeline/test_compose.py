@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.compose import compose
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.stages.import_onnx import external_files
 from targets import machine
 from targets.errors import DeviceError, InputError
 from targets.profile import load_profile
@@ -100,3 +101,76 @@ def test_the_recipe_s_folder_is_no_part_of_a_plan_s_configuration(tmp_path: Path
         found.append([configuration(node.stage) for node in plan.nodes])
     assert found[0] == found[1]
     assert str(tmp_path) not in str(found)
+
+
+ONNX = 'task = "fidelity"\n[model]\nonnx = "net.onnx"\n[data]\nnpz = "data.npz"\n'
+
+
+def test_external_data_counts_as_part_of_an_onnx_file(tmp_path: Path) -> None:
+    """Other weights beside the same graph are another model, in the key and in what is checked before use."""
+    import numpy as np
+    import onnx
+
+    from pipeline.stages.base import configuration
+
+    weights = onnx.numpy_helper.from_array(np.ones((300, 300), np.float32), "w")
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "net",
+        [value("x", onnx.TensorProto.FLOAT, ["batch", 300])],
+        [value("y", onnx.TensorProto.FLOAT, ["batch", 300])],
+        [weights],
+    )
+    name = "weights/" + "w" * 150  # longer than one byte can say
+    (tmp_path / "weights").mkdir()
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "net.onnx", save_as_external_data=True, location=name)
+    (tmp_path / "data.npz").write_bytes(b"any")
+    (tmp_path / "recipe.toml").write_text(ONNX, encoding="utf-8")
+    assert external_files(tmp_path / "net.onnx") == [tmp_path / name]
+
+    def found() -> object:
+        plan = compose(load_recipe(tmp_path), load_profile("host"))
+        return configuration(next(node.stage for node in plan.nodes if node.name == "import"))
+
+    before = found()
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[::-1])
+    assert found() != before
+
+
+@pytest.mark.parametrize("name", [b"/dev/zero", b"../secret", b"missing", b"a\0b", b"\xff"])
+def test_only_files_below_the_model_are_hashed(name: bytes, tmp_path: Path) -> None:
+    """A location that leads elsewhere is not followed here (and refused where the file is opened)."""
+    (tmp_path / "secret").write_bytes(b"s")
+    (tmp_path / "models").mkdir()
+    entry = b"\x0a\x08location\x12" + bytes([len(name)]) + name
+    (tmp_path / "models" / "net.onnx").write_bytes(entry)
+    assert external_files(tmp_path / "models" / "net.onnx") == []
+
+
+def test_a_stage_that_measures_nothing_runs_for_any_target(tmp_path: Path) -> None:
+    """Quantising for a board needs no board."""
+    profile = load_profile("x86-64-vnni" if machine.arch() == "aarch64" else "raspberry-pi-5")
+    plan = compose(recipe(tmp_path, "[train]\nepochs = 1\n"), profile, until="quantize")
+    assert plan.nodes[-1].name == "quantize"
+
+
+def test_no_path_of_a_recipe_is_part_of_a_key(tmp_path: Path) -> None:
+    """The same data file, given from two places, is the same work, the report included."""
+    from pipeline.stages.base import configuration
+
+    found = []
+    for name in ("one.bin", "two.bin"):
+        (tmp_path / name).write_bytes(b"same")
+        sections = "[train]\nepochs = 1\n"
+        given = recipe(tmp_path, sections, overrides=(f"data.files.images={tmp_path / name}",))
+        found.append([configuration(node.stage) for node in compose(given, load_profile("host")).nodes])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/w.pt", "a\\u0000b.pt"])
+def test_a_path_that_cannot_be_is_a_fault_of_the_recipe(path: str, tmp_path: Path) -> None:
+    """And no bug of ours: the key is named."""
+    found = recipe(tmp_path, weights=f'weights = "{path}"')
+    with pytest.raises(InputError, match=r"model\.weights"):
+        compose(found, load_profile("host"))

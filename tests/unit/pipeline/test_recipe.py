@@ -173,3 +173,38 @@ def test_the_name_of_a_strange_folder_is_made_valid(tmp_path: Path) -> None:
         folder = tmp_path / (name if name != "..." else ".hidden.")
         folder.mkdir()
         assert load_recipe(_write(folder, GOOD)).name
+
+
+def test_the_folder_above_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: `edgepress run ..` calls the recipe after the folder, as any other way to say it does."""
+    (tmp_path / "net" / "inside").mkdir(parents=True)
+    _write(tmp_path / "net", GOOD)
+    monkeypatch.chdir(tmp_path / "net" / "inside")
+    assert load_recipe("..").name == load_recipe(tmp_path / "net").name == "net"
+
+
+def test_the_schema_asks_for_no_more_than_a_recipe_needs() -> None:
+    """Promise: an editor that follows the schema accepts a recipe that takes its name from its folder."""
+    assert sorted(recipe_schema()["required"]) == ["data", "model", "task"]
+
+
+ONNX = 'name = "r"\ntask = "classification"\n[model]\nonnx = "n.onnx"\n[data]\nnpz = "d.npz"\n'
+TORCH = ONNX.replace('onnx = "n.onnx"', 'factory = "m.py:net"')
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (ONNX + "[export]\nopset = 18\n", ["export"]),
+        (TORCH + "[train]\nepochs = 1\n", ["train"]),
+        (
+            ONNX + "[benchmark]\nmeasure = false\n[budget]\nlatency_ms = 5.0\nmemory_mb = 9\n",
+            ["latency_ms", "memory_mb"],
+        ),
+    ],
+)
+def test_what_would_be_ignored_is_refused(text: str, where: list[str], tmp_path: Path) -> None:
+    """Promise: an export that does not happen, a split that is not there, a ceiling that nobody measures."""
+    with pytest.raises(InputError) as caught:
+        load_recipe(_write(tmp_path, text))
+    assert [fault.where.removeprefix("budget.") for fault in caught.value.faults] == where

@@ -77,6 +77,27 @@ def test_initializers_are_no_inputs_and_free_axes_get_names() -> None:
     assert io_of(proto)["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", "x_1"]}]
 
 
+def test_weights_listed_as_inputs_are_weights_only(tmp_path: Path) -> None:
+    """A weight that an old file also lists as an input cannot be fed; the file stays valid."""
+    proto = model()
+    proto.ir_version = 3
+    proto.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [3, 4]))
+    opened = open_onnx(written(tmp_path, proto))
+    assert [value.name for value in opened.graph.input] == ["x"]
+    assert [tensor.name for tensor in opened.graph.initializer] == ["w"]
+    onnx.checker.check_model(opened, full_check=True)
+
+
+def test_negative_sizes_are_free_and_unknown_types_are_refused() -> None:
+    """Some exporters write -1 for a free batch axis; an element type that ONNX does not know is an input error."""
+    proto = model()
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    assert io_of(proto)["inputs"][0]["shape"] == ["batch", 3]
+    proto.graph.input[0].type.tensor_type.elem_type = 999
+    with pytest.raises(InputError, match="'x' has element type 999"):
+        io_of(proto)
+
+
 def test_inputs_that_are_no_shaped_tensors_are_refused() -> None:
     """A sequence input and an input without shape are errors that name it."""
     proto = model()

@@ -46,7 +46,7 @@ def test_every_bundled_profile_is_valid(name: str) -> None:
     profile = load_profile(name)
     assert profile.name == name
     assert profile.description
-    assert profile.quant_scheme is SCHEMES[profile.quantization.scheme]
+    assert profile.quantization.scheme in SCHEMES
     assert "fp32" in profile.quantization.precisions
 
 
@@ -94,6 +94,13 @@ def test_target_names_are_no_paths(name: str) -> None:
     assert "there is no target" in _refused(name).what
 
 
+def test_names_of_detecting_profiles_are_no_paths(tmp_path: Path) -> None:
+    """Results land in a folder of the profile's name, so a detecting profile's name is checked like any other."""
+    text = 'name = "../../elsewhere"\ndescription = "d"\n[[detect]]\narch = "x86_64"\nlyke = "x86-64-avx2"\n'
+    error = _refused(_file(tmp_path, text))
+    assert {fault.where for fault in error.faults} == {"name", "detect.0.like", "detect.0.lyke"}
+
+
 def test_own_file_loads_with_defaults(tmp_path: Path) -> None:
     """A user's file needs hardware, engine and scheme; the rest has defaults."""
     profile = load_profile(_file(tmp_path, GOOD))
@@ -132,3 +139,13 @@ def test_values_out_of_range_are_refused(threads: str, tmp_path: Path) -> None:
 def test_missing_own_file_is_an_input_error(tmp_path: Path) -> None:
     """A path that is not there is named."""
     assert "gone.toml" in _refused(str(tmp_path / "gone.toml")).what
+
+
+def test_a_detecting_profile_follows_profiles_in_full_only(tmp_path: Path) -> None:
+    """Promise: a profile that follows `host`, which follows others in turn, is refused instead of going round."""
+    path = tmp_path / "mine.toml"
+    rows = "".join(f'[[detect]]\narch = "{arch}"\nlike = "host"\n' for arch in ("x86_64", "aarch64"))
+    path.write_text(f'name = "mine"\ndescription = "d"\n{rows}')
+    with pytest.raises(InputError) as caught:
+        load_profile(str(path))
+    assert "'host'" in caught.value.what

@@ -30,7 +30,7 @@ BASE = Answers(
             [{}, {"data": None, "npz": "d.npz"}],
             ["classification", "fidelity"],
         )
-        if item[2] == "classification" or item[0]  # without labels there is nothing to train on
+        if item[0] or (item[2] == "classification" and not item[1])  # what has no weights needs labels and a split
     ],
 )
 def test_every_answer_gives_a_valid_recipe(model: dict[str, str], data: dict[str, str], task: str) -> None:
@@ -57,6 +57,8 @@ def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
         ({"onnx": "net.onnx"}, UsageError, "--onnx"),
         ({"npz": "d.npz"}, UsageError, "--npz"),
         ({"target": "hots"}, InputError, "'host'"),
+        ({"data": None, "npz": "d.npz"}, InputError, "training split"),
+        ({"model": None, "onnx": "n.onnx", "weights": "w.pt"}, UsageError, "--weights"),
         ({"task": "fidelity"}, InputError, "needs labels"),
     ],
 )

@@ -96,3 +96,10 @@ def test_tasks_are_known_by_the_names_of_the_recipe() -> None:
     """Every task a recipe may name is there, under its own name."""
     assert set(TASKS) == {"classification", "fidelity"}
     assert all(task.name == name for name, task in TASKS.items())
+
+
+def test_labels_of_any_layout_are_scored() -> None:
+    """Reversed, read-only, of any whole type: what numpy can index, the score takes, without a warning."""
+    labels = np.arange(4, dtype=np.uint16)[::-1]
+    labels.flags.writeable = False
+    assert TASK.score([np.eye(4, dtype=np.float32)[::-1].copy()], labels, []) == 1.0

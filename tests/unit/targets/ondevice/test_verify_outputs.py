@@ -124,3 +124,29 @@ def test_sample_files_in_both_forms(tmp_path: Path) -> None:
             read_inputs(str(tmp_path / name))
         assert caught.value.exit_code == BAD_INPUT
     assert sorted(p.name for p in tmp_path.iterdir()) == ["garbage.npz", "golden.npz", "pickle.npz", "plain.npz"]
+
+
+@pytest.mark.parametrize("kind", ["npy", "empty", "text", "damaged"])
+def test_files_that_are_no_archive(kind: str, tmp_path: Path) -> None:
+    """Whatever is given instead of an .npz is bad input, never a bug."""
+    path = tmp_path / "samples.npz"
+    if kind == "npy":
+        np.save(tmp_path / "one.npy", np.ones(3))
+        (tmp_path / "one.npy").rename(path)
+    elif kind == "damaged":
+        np.savez_compressed(path, x=np.arange(1000.0))
+        data = bytearray(path.read_bytes())
+        data[60:90] = b"\xff" * 30
+        path.write_bytes(data)
+    else:
+        path.write_bytes(b"" if kind == "empty" else b"not an archive")
+    with pytest.raises(Failure, match="cannot read") as caught:
+        read_inputs(str(path))
+    assert caught.value.exit_code == BAD_INPUT
+
+
+def test_one_number_is_no_sample() -> None:
+    """An array without a sample axis is refused."""
+    spec = {"inputs": [{"name": "x", "dtype": "float32", "shape": ["batch"]}]}
+    with pytest.raises(Failure, match="do not match"):
+        one_sample_feeds({"x": np.array(1.0, np.float32)}, spec)
