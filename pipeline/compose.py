@@ -53,9 +53,7 @@ def compose(recipe: Recipe, profile: TargetProfile, *, until: str | None = None)
         DeviceError: The recipe asks to measure on a target that this machine cannot stand in for.
     """
     sources = _find_sources(recipe)
-    nodes = [
-        Node(name="data", title="check the data", stage=DataStage(source=sources.data, task=recipe.task), inputs={})
-    ]
+    nodes = [_data_node(recipe, sources)]
     floats = _onnx_nodes(recipe, sources) if recipe.model.onnx else _torch_nodes(recipe, sources, profile)
     nodes += floats
     reference, best = _float_models(nodes)
@@ -108,6 +106,12 @@ def _external_data(model: FileRef) -> tuple[FileRef, ...]:
     if faults := [item for item in found if isinstance(item, Fault)]:
         raise faults_error("the external data of model.onnx", faults)
     return tuple(item for item in found if isinstance(item, FileRef))
+
+
+def _data_node(recipe: Recipe, sources: _Sources) -> Node:
+    needed = ("train", "validation") if recipe.train or recipe.distill else ("validation",)
+    stage = DataStage(source=sources.data, task=recipe.task, splits=needed)
+    return Node(name="data", title="check the data", stage=stage, inputs={})
 
 
 def _onnx_nodes(recipe: Recipe, sources: _Sources) -> list[Node]:

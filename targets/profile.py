@@ -34,7 +34,7 @@ class Hardware(_Section):
         arch: Instruction set architecture, as ``uname -m`` says it.
         isa: CPU features the engine may rely on, as /proc/cpuinfo spells them.
         memory_mb: Memory that the engine and its runtime may use, in MiB.
-        storage_mb: Size that the bundle may have, in MiB.
+        storage_mb: Size that the engine file may have, in MiB.
     """
 
     arch: Arch

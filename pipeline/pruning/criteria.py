@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, TypeAlias, final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 import numpy as np
 import torch
@@ -46,6 +48,9 @@ class L2Norm(Criterion):
             here = member.units >= 0
             np.add.at(squares, member.units[here], _squares(gm, member)[here])
         return np.sqrt(squares)
+
+
+CRITERIA: Final[Mapping[str, Criterion]] = MappingProxyType({"l2": L2Norm()})
 
 
 def _squares(gm: fx.GraphModule, member: Member) -> Scores:

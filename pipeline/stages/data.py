@@ -30,6 +30,7 @@ class DataStage(Stage[DataInputs]):
     Attributes:
         source: Where the data comes from.
         task: Name of the task.
+        splits: Names of the splits that later stages need.
     """
 
     name = "data"
@@ -40,11 +41,14 @@ class DataStage(Stage[DataInputs]):
 
     source: DataSource
     task: str
+    splits: tuple[str, ...]
 
     def run(self, src: DataInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes ``info.json``."""
         del src
         data = context.data.read(self.source)
+        for name in self.splits:
+            data[name]  # raises for a split that is missing, before any long stage
         facts = TASKS[self.task].check_labels(data)
         splits = {name: {"samples": len(split), "sha256": split.sha256()} for name, split in data.splits.items()}
         shared = _shared_samples(data.splits["validation"].inputs, data.splits.get("train"))

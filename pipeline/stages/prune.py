@@ -61,14 +61,14 @@ class PruneStage(Stage[PruneInputs]):
 
     def run(self, src: PruneInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the small `TorchModel`; returns channel widths before and after, and what stayed whole and why."""
-        from pipeline.pruning import L2Norm, apply_decisions, choose_by_ratio, find_groups, mask_decisions
+        from pipeline.pruning import CRITERIA, apply_decisions, choose_by_ratio, find_groups, mask_decisions
         from pipeline.torchmodel import load_model, save_model
         from pipeline.training import predict
 
         dense, specs, _ = load_model(src.model, self.factory, self.seed)
         context.progress(0.3, "finding channels that live and die together")
         graph = find_groups(dense)
-        criterion = L2Norm()
+        criterion = CRITERIA[self.prune.criterion]
         scores = {group.name: criterion.score(dense, group) for group in graph.groups}
         decisions = choose_by_ratio(
             graph,

@@ -62,7 +62,9 @@ def test_a_model_that_returns_a_dict_can_be_distilled(tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in ("info", "dense", "out")}
     for folder in folders.values():
         folder.mkdir()
-    results = DataStage(source=source, task="classification").run(DataInputs(), folders["info"], context)
+    results = DataStage(source=source, task="classification", splits=("validation",)).run(
+        DataInputs(), folders["info"], context
+    )
     info = DatasetInfo(node="data", folder=folders["info"], digest="d", results=results, wall_s=0.0)
     graph, specs = trace_checked(make_model(factory, 0), context.data.read(source), "classification")
     save_model(folders["dense"], graph, specs, None)
