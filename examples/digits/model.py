@@ -47,6 +47,6 @@ class DigitsNet(nn.Module):
         return self.head(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
 
 
-def digits_net(width: int = 48) -> nn.Module:
+def digits_net(width: int = 64) -> nn.Module:
     """The untrained network."""
     return DigitsNet(width)
