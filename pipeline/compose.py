@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pipeline.data.source import DataSource, FileRef, find_data, find_file
 from pipeline.plan import Chosen, Node, Plan, Source
 from pipeline.recipe import Recipe
+from pipeline.stages.base import Stage
 from pipeline.stages.benchmark import BenchmarkStage
 from pipeline.stages.build import BuildStage
 from pipeline.stages.bundle import BundleStage
@@ -108,16 +108,20 @@ def _external_data(model: FileRef) -> tuple[FileRef, ...]:
     return tuple(item for item in found if isinstance(item, FileRef))
 
 
+def _node(name: str, title: str, stage: Stage[Any], **inputs: Source) -> Node:
+    return Node(name=name, title=title, stage=stage, inputs=inputs)
+
+
 def _data_node(recipe: Recipe, sources: _Sources) -> Node:
     needed = ("train", "validation") if recipe.train or recipe.distill else ("validation",)
     stage = DataStage(source=sources.data, task=recipe.task, splits=needed)
-    return Node(name="data", title="check the data", stage=stage, inputs={})
+    return _node("data", "check the data", stage)
 
 
 def _onnx_nodes(recipe: Recipe, sources: _Sources) -> list[Node]:
     assert isinstance(sources.model, FileRef)
     stage = ImportStage(onnx=sources.model, external=sources.external, source=sources.data, task=recipe.task)
-    return [Node(name="import", title="check the ONNX model", stage=stage, inputs={"data": "data"})]
+    return [_node("import", "check the ONNX model", stage, data="data")]
 
 
 def _torch_nodes(recipe: Recipe, sources: _Sources, profile: TargetProfile) -> list[Node]:
@@ -136,7 +140,7 @@ def _torch_nodes(recipe: Recipe, sources: _Sources, profile: TargetProfile) -> l
             seed=recipe.seed,
             threads=recipe.threads,
         )
-        nodes.append(Node(name="prune", title="remove channels", stage=prune, inputs={"data": "data", "model": dense}))
+        nodes.append(_node("prune", "remove channels", prune, data="data", model=dense))
         best = "prune"
     if recipe.distill is not None:
         distill = DistillStage(
@@ -147,34 +151,16 @@ def _torch_nodes(recipe: Recipe, sources: _Sources, profile: TargetProfile) -> l
             seed=recipe.seed,
             threads=recipe.threads,
         )
-        inputs = {"data": "data", "student": "prune", "teacher": dense}
-        nodes.append(
-            Node(name="distill", title="recover with the dense model as teacher", stage=distill, inputs=inputs)
-        )
+        title = "recover with the dense model as teacher"
+        nodes.append(_node("distill", title, distill, data="data", student="prune", teacher=dense))
         best = "distill"
     export = ExportStage(factory=factory, source=sources.data, export=recipe.export, seed=recipe.seed)
     if best != dense:
-        nodes.append(
-            Node(
-                name="export:dense",
-                title="export the dense model",
-                stage=export,
-                inputs={"data": "data", "model": dense},
-            )
-        )
-    nodes.append(
-        Node(
-            name="export",
-            title="export to ONNX, compare with torch",
-            stage=export,
-            inputs={"data": "data", "model": best},
-        )
-    )
-    return nodes
+        nodes.append(_node("export:dense", "export the dense model", export, data="data", model=dense))
+    return [*nodes, _node("export", "export to ONNX, compare with torch", export, data="data", model=best)]
 
 
 def _dense_node(recipe: Recipe, sources: _Sources, factory: FactoryRef) -> Node:
-    inputs: Mapping[str, Source] = {"data": "data"}
     if recipe.train is not None:
         train = TrainStage(
             factory=factory,
@@ -184,7 +170,7 @@ def _dense_node(recipe: Recipe, sources: _Sources, factory: FactoryRef) -> Node:
             seed=recipe.seed,
             threads=recipe.threads,
         )
-        return Node(name="train", title="train the dense model", stage=train, inputs=inputs)
+        return _node("train", "train the dense model", train, data="data")
     assert sources.weights is not None
     load = LoadStage(
         factory=factory,
@@ -194,7 +180,7 @@ def _dense_node(recipe: Recipe, sources: _Sources, factory: FactoryRef) -> Node:
         seed=recipe.seed,
         threads=recipe.threads,
     )
-    return Node(name="load", title="load the dense model", stage=load, inputs=inputs)
+    return _node("load", "load the dense model", load, data="data")
 
 
 def _float_models(nodes: list[Node]) -> tuple[str, str]:
@@ -209,8 +195,7 @@ def _quantize_node(recipe: Recipe, sources: _Sources, profile: TargetProfile, *,
     stage = QuantizeStage(
         source=sources.data, task=recipe.task, quantize=recipe.quantize, profile=profile, threads=recipe.threads
     )
-    inputs = {"data": "data", "model": model, "reference": reference}
-    return Node(name="quantize", title="calibrate and quantise to int8", stage=stage, inputs=inputs)
+    return _node("quantize", "calibrate and quantise to int8", stage, data="data", model=model, reference=reference)
 
 
 def _build_node(
@@ -219,8 +204,8 @@ def _build_node(
     stage = BuildStage(
         precision="int8" if candidate == "int8" else "fp32", profile=profile, source=sources.data, task=recipe.task
     )
-    inputs = {"data": "data", "model": model, "reference": reference}
-    return Node(name=f"build:{candidate}", title=f"build the {candidate} engine", stage=stage, inputs=inputs)
+    title = f"build the {candidate} engine"
+    return _node(f"build:{candidate}", title, stage, data="data", model=model, reference=reference)
 
 
 def _closing_nodes(
@@ -241,31 +226,22 @@ def _closing_nodes(
         recipe=recipe.model_dump(mode="json", include=_REPORTED), profile=profile, source=sources.data, task=recipe.task
     )
     chosen = Chosen(verdict="gate", among=builds)
-    opening = [
-        Node(
-            name="benchmark",
-            title="measure all candidates, interleaved",
-            stage=benchmark,
-            inputs={"data": "data", "builds": builds},
-        )
-    ]
+    opening = [_node("benchmark", "measure all candidates, interleaved", benchmark, data="data", builds=builds)]
     return (
         *(opening if measured else []),
-        Node(name="gate", title="decide what ships", stage=gate, inputs={"measurement": measured, "builds": builds}),
-        Node(name="bundle", title="bundle and verify", stage=bundle, inputs={"data": "data", "build": chosen}),
-        Node(
-            name="report",
-            title="write the report",
-            stage=report,
-            inputs={
-                "data": "data",
-                "reference": reference,
-                "stages": _reported(recipe, builds, measured),
-                "measurement": measured,
-                "verdict": "gate",
-                "builds": builds,
-                "bundle": "bundle",
-            },
+        _node("gate", "decide what ships", gate, measurement=measured, builds=builds),
+        _node("bundle", "bundle and verify", bundle, data="data", build=chosen),
+        _node(
+            "report",
+            "write the report",
+            report,
+            data="data",
+            reference=reference,
+            stages=_reported(recipe, builds, measured),
+            measurement=measured,
+            verdict="gate",
+            builds=builds,
+            bundle="bundle",
         ),
     )
 
