@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 import zlib
 
 import numpy as np
 
-from .failure import BAD_INPUT, Failure
+from .failure import BAD_INPUT, ENVIRONMENT, Failure
 
 
 def read_arrays(path: str, prefix: str = "") -> dict[str, np.ndarray]:
@@ -45,7 +46,11 @@ def read_inputs(path: str) -> dict[str, np.ndarray]:
 
 
 def write_arrays(path: str, arrays: dict[str, np.ndarray]) -> None:
-    """Writes an .npz atomically: temporary beside it, flush to disk, rename."""
+    """Writes an .npz atomically: temporary beside it, flush to disk, rename.
+
+    Raises:
+        Failure: The disk is full (5).
+    """
     temporary = path + ".part"
     try:
         with open(temporary, "wb") as stream:  # noqa: PTH123 - os paths only in this program
@@ -53,6 +58,12 @@ def write_arrays(path: str, arrays: dict[str, np.ndarray]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)  # noqa: PTH105
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        size = sum(array.nbytes for array in arrays.values())
+        why, fix = f"{os.strerror(error.errno)} ({path})", f"free {size / 1e6:.0f} MB there"
+        raise Failure(ENVIRONMENT, "the disk is full", why, fix) from error
     finally:
         if os.path.exists(temporary):  # noqa: PTH110
             os.remove(temporary)  # noqa: PTH107

@@ -8,7 +8,8 @@ import numpy as np
 
 from .arrays import read_inputs, write_arrays
 from .failure import DEVICE, Failure
-from .session import one_sample_feeds, open_session, read_spec, runtime_errors
+from .runner import engine_errors, open_runner
+from .session import one_sample_feeds, read_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,14 +24,14 @@ def infer_file(folder: Path, inputs: str, out: str, batch: int) -> dict[str, Any
     spec = read_spec(folder)
     arrays = read_inputs(inputs)
     samples = len(one_sample_feeds(arrays, spec))
-    session = open_session(folder, spec)
+    runner = open_runner(folder, spec)
     names = [item["name"] for item in spec["outputs"]]
     rows = []
     for start in range(0, samples, batch):
         feed = {name: np.ascontiguousarray(array[start : start + batch]) for name, array in arrays.items()}
         try:
-            rows.append(session.run(names, feed))
-        except runtime_errors() as error:
+            rows.append(runner.run(feed))
+        except engine_errors(spec) as error:
             raise Failure(
                 DEVICE,
                 f"the engine failed on samples {start} to {min(start + batch, samples) - 1}",

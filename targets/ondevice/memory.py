@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .failure import ENVIRONMENT, Failure
 from .system import read_text
 
 
@@ -35,6 +36,43 @@ def shares() -> dict[str, int | None]:
     if "Pss" not in fields:
         return {"pss": None, "uss": None}
     return {"pss": fields["Pss"], "uss": fields.get("Private_Clean", 0) + fields.get("Private_Dirty", 0)}
+
+
+def swapped() -> int | None:
+    """How much of this process lies in swap or zram now (VmSwap)."""
+    return _status("VmSwap")
+
+
+def faults() -> tuple[int | None, int | None]:
+    """Page faults of this process so far: minor (no disk needed), major (read from disk)."""
+    try:
+        import resource
+    except ImportError:
+        return None, None
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_minflt, usage.ru_majflt
+
+
+def limit(size_bytes: int | None) -> None:
+    """Lets allocations fail beyond an address space of ``size_bytes``; None lifts the limit.
+
+    Raises:
+        Failure: This process already uses more, or the system has no such limit (5).
+    """
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if size_bytes is None:
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        return
+    used = _status("VmSize")
+    if used is not None and used >= size_bytes:
+        why = f"this program alone takes {used / 1e6:.0f} MB before it opens an engine"
+        raise Failure(ENVIRONMENT, f"a limit of {size_bytes / 1e6:.0f} MB is too small", why, "raise the limit")
+    if hard != resource.RLIM_INFINITY and hard < size_bytes:
+        why = f"the limit of this system is {hard / 1e6:.0f} MB"
+        raise Failure(ENVIRONMENT, f"cannot allow {size_bytes / 1e6:.0f} MB", why, "lower the limit to that")
+    resource.setrlimit(resource.RLIMIT_AS, (size_bytes, hard))  # soft, so that the sampler beside can lift it
 
 
 def _status(key: str) -> int | None:

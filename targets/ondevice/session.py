@@ -12,7 +12,7 @@ import numpy as np
 from .failure import BAD_INPUT, DEVICE, ENVIRONMENT, REFUSED, Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 Runtime = Any  # the module onnxruntime
@@ -111,17 +111,24 @@ def import_runtime() -> Runtime:
     """The onnxruntime module, without its telemetry.
 
     Raises:
-        Failure: It is not installed here.
+        Failure: It is not installed here (6), or cannot be loaded (5).
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise Failure(
-            ENVIRONMENT,
+            DEVICE,
             "onnxruntime is not installed here",
             str(error),
             "pip install numpy onnxruntime  (or: pip install -r requirements.txt)",
+        ) from error
+    except ImportError as error:
+        raise Failure(
+            ENVIRONMENT,
+            "onnxruntime cannot be loaded here",
+            str(error),
+            "free memory or raise the memory limit; else install onnxruntime again",
         ) from error
     onnxruntime.set_default_logger_severity(3)
     return onnxruntime
@@ -133,6 +140,12 @@ def runtime_errors() -> tuple[type[Exception], ...]:
 
     own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
     return (*own, RuntimeError, ValueError)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether the runtime failed because memory could not be allocated."""
+    text = str(error)
+    return any(mark in text for mark in ("bad_alloc", "bad allocation", "Failed to allocate", "Cannot allocate"))
 
 
 def session_options(runtime: Runtime, options: Mapping[str, Any]) -> Options:
@@ -149,14 +162,23 @@ def session_options(runtime: Runtime, options: Mapping[str, Any]) -> Options:
     return settings
 
 
-def open_session(folder: Path, spec: Mapping[str, Any]) -> Session:
+def open_session(
+    folder: Path, spec: Mapping[str, Any], configure: Callable[[Options], None] = lambda _: None
+) -> Session:
     """An ``InferenceSession`` on the engine of ``folder``.
 
+    Args:
+        folder: The engine folder.
+        spec: Its engine.json.
+        configure: May add to the session options, for example the profiler.
+
     Raises:
-        Failure: The runtime is missing (5), lacks a provider or refuses the engine (6).
+        Failure: The runtime is missing, lacks a provider or refuses the engine (6).
     """
     runtime = import_runtime()
     options = spec["options"]
+    settings = session_options(runtime, options)
+    configure(settings)
     absent = [name for name in options["providers"] if name not in runtime.get_available_providers()]
     if absent:
         raise Failure(
@@ -166,10 +188,10 @@ def open_session(folder: Path, spec: Mapping[str, Any]) -> Session:
             "install the onnxruntime build that has it, or build the bundle for another target",
         )
     try:
-        return runtime.InferenceSession(
-            str(folder / spec["file"]), session_options(runtime, options), providers=list(options["providers"])
-        )
+        return runtime.InferenceSession(str(folder / spec["file"]), settings, providers=list(options["providers"]))
     except runtime_errors() as error:
+        if out_of_memory(error):
+            raise MemoryError(str(error)) from error
         raise Failure(
             DEVICE,
             f"onnxruntime {runtime.__version__} cannot open the engine",

@@ -6,8 +6,12 @@ import hashlib
 import os
 import platform
 import sys
-from pathlib import Path
+import time
 from typing import Any
+
+from . import cpus, signals, surroundings, thermal
+from .kernelfiles import Tree, integer
+from .supply import power_mode, read_supply
 
 _ISA = (
     "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8",
@@ -17,17 +21,14 @@ _ISA = (
 
 def read_text(path: str) -> str | None:
     """A small kernel file's text, or None where it cannot be read."""
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
+    return Tree().text(path)
 
 
-def cpu_pressure() -> float | None:
+def cpu_pressure(root: str = "/") -> float | None:
     """CPU pressure, percent of the last 10 s in which something waited for a CPU (PSI some avg10)."""
-    for field in (read_text("/proc/pressure/cpu") or "").split():
+    for field in (Tree(root).text("/proc/pressure/cpu") or "").split():
         if field.startswith("avg10="):
-            return float(field[6:])
+            return _decimal(field[6:])
     return None
 
 
@@ -40,41 +41,69 @@ def involuntary_switches() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def steal_ticks() -> int | None:
+def steal_ticks(root: str = "/") -> int | None:
     """Clock ticks that a hypervisor gave to others while this machine wanted to run."""
-    fields = (read_text("/proc/stat") or "").split("\n")[0].split()
-    return int(fields[8]) if len(fields) > 8 else None  # noqa: PLR2004 - field 8 of the "cpu" line, proc(5)
+    fields = (Tree(root).text("/proc/stat") or "").split("\n")[0].split()
+    return integer(fields[8]) if len(fields) > 8 else None  # noqa: PLR2004 - field 8 of the "cpu" line, proc(5)
 
 
-def machine_facts() -> dict[str, Any]:
-    """The device, as `facts` reports it; frequencies in kHz, sizes in bytes, temperature in degrees Celsius."""
-    info = _cpuinfo()
+def machine_facts(root: str = "/") -> dict[str, Any]:
+    """The device, as `facts` reports it; frequencies in kHz, sizes in bytes, temperatures in degrees Celsius.
+
+    Args:
+        root: Where /proc, /sys and /etc are read; what only a call can tell (uname, affinity) comes from the process.
+    """
+    tree = Tree(root)
+    info = _cpuinfo(tree)
     flags = set(info.get("flags", info.get("Features", "")).split())
-    frequency = "/sys/devices/system/cpu/cpu0/cpufreq/"
+    memory = _memory(tree)
+    arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    swap, free = memory.get("SwapTotal"), memory.get("SwapFree")
+    quota, bites = surroundings.cgroup_cpu(tree)
+    supply = read_supply(tree)
+    frequency = cpus.frequencies(tree)
+    found = signals.find(root)
     facts = {
         "transport": "local",
-        "arch": {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower()),
+        "arch": arch,
         "cpu_model": info.get("model name") or info.get("Model") or info.get("CPU part") or "unknown",
+        "board": surroundings.board(tree),
         "isa": [name for name in _ISA if name in flags],
+        "cpu_features": sorted(flags),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "mem_total_bytes": _memory("MemTotal"),
-        "mem_available_bytes": _memory("MemAvailable"),
-        "virtualised": ("hypervisor" in flags) if flags else None,
-        "container": os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"),  # noqa: PTH110
-        "governor": read_text(frequency + "scaling_governor"),
-        "freq_khz": {
-            "min": _number(frequency + "scaling_min_freq"),
-            "max": _number(frequency + "scaling_max_freq"),
-            "cur": _number(frequency + "scaling_cur_freq"),
-        },
-        "temp_c": _temperature(),
-        "battery_pct": _number("/sys/class/power_supply/BAT0/capacity"),
-        "os": _os_name(),
-        "kernel": platform.release(),
+        "smt": cpus.smt(tree),
+        "numa_nodes": cpus.numa_nodes(tree),
+        "clusters": cpus.clusters(tree),
+        "mem_total_bytes": memory.get("MemTotal"),
+        "mem_available_bytes": memory.get("MemAvailable"),
+        "swap_total_bytes": swap,
+        "swap_used_bytes": None if swap is None or free is None else swap - free,
+        "virtualised": surroundings.virtualised(tree, flags),
+        "emulated": surroundings.emulated(tree, arch),
+        "container": surroundings.container(tree),
+        "wsl": surroundings.wsl(tree),
+        "cgroup_cpu_max": quota,
+        "cgroup_nr_throttled": bites,
+        "governor": cpus.governor(tree),
+        "no_turbo": cpus.no_turbo(tree),
+        "freq_khz": {**frequency, "cur": signals.firmware_khz(tree) or frequency["cur"]},
+        "temp_c": thermal.hottest(tree, found.temperatures),
+        "thermal_critical": thermal.critical(tree),
+        "throttle": signals.throttle(found),
+        "power_mode": power_mode(tree),
+        "ac_power": supply.ac_power,
+        "battery_pct": supply.battery_pct,
+        "charging": supply.charging,
+        "sensors": signals.describe(found),
+        "gpu": signals.gpus(found),
+        "os": _os_name(tree),
+        "kernel": tree.text("/proc/sys/kernel/osrelease") or platform.release(),
+        "boot_id": tree.text("/proc/sys/kernel/random/boot_id") or None,
         "python": platform.python_version(),
-        "psi_cpu_some_avg10": cpu_pressure(),
-        "loadavg_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "psi_cpu_some_avg10": cpu_pressure(root),
+        "loadavg_1min": _decimal((tree.text("/proc/loadavg") or "").partition(" ")[0]),
+        "clock": {"realtime_s": time.time(), "monotonic_s": time.monotonic()},
         "malloc_env": {name: os.environ[name] for name in sorted(os.environ) if name.startswith("MALLOC_")},
     }
     identity = "|".join(str(facts[key]) for key in ("arch", "cpu_model", "isa", "cores", "mem_total_bytes", "kernel"))
@@ -82,33 +111,34 @@ def machine_facts() -> dict[str, Any]:
     return facts
 
 
-def _cpuinfo() -> dict[str, str]:
+def _cpuinfo(tree: Tree) -> dict[str, str]:
     found: dict[str, str] = {}
-    for line in (read_text("/proc/cpuinfo") or "").split("\n"):
+    for line in (tree.text("/proc/cpuinfo") or "").split("\n"):
         key, _, value = line.partition(":")
         found.setdefault(key.strip(), value.strip())
     return found
 
 
-def _memory(key: str) -> int | None:
-    for line in (read_text("/proc/meminfo") or "").split("\n"):
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    return None
+def _memory(tree: Tree) -> dict[str, int]:
+    found = {}
+    for line in (tree.text("/proc/meminfo") or "").split("\n"):
+        name, _, value = line.partition(":")
+        kilobytes = integer(value.split()[0]) if value.split() else None
+        if kilobytes is not None:
+            found[name] = kilobytes * 1024
+    return found
 
 
-def _number(path: str) -> int | None:
-    text = read_text(path)
-    return int(text) if text is not None and text.lstrip("-").isdigit() else None
+def _decimal(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value < float("inf") else None
 
 
-def _temperature() -> float | None:
-    milli = _number("/sys/class/thermal/thermal_zone0/temp")
-    return None if milli is None else milli / 1000
-
-
-def _os_name() -> str:
-    for line in (read_text("/etc/os-release") or "").split("\n"):
+def _os_name(tree: Tree) -> str:
+    for line in (tree.text("/etc/os-release") or "").split("\n"):
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip('"')
     return sys.platform

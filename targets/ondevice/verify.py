@@ -9,7 +9,8 @@ import numpy as np
 from .arrays import read_arrays
 from .bundle import check_bundle
 from .failure import BAD_INPUT, DEVICE, REFUSED, Failure
-from .session import import_runtime, one_sample_feeds, open_session, read_spec
+from .runner import open_runner
+from .session import one_sample_feeds, read_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,9 +55,9 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
             "manifest.json says {}".format(golden.get("samples")),
             "copy the bundle again from where it was built",
         )
-    session = open_session(folder, spec)
+    runner = open_runner(folder, spec)
     names = [item["name"] for item in spec["outputs"]]
-    rows = [session.run(names, feed) for feed in feeds]
+    rows = [runner.run(feed) for feed in feeds]
     got = {name: np.concatenate([row[i] for row in rows]) for i, name in enumerate(names)}
     outputs = compare_outputs(got, wanted, rtol, atol)
     return {
@@ -65,7 +66,7 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
         "samples": len(feeds),
         "outputs": outputs,
         "engine_sha256": spec["sha256"],
-        "runtime_version": import_runtime().__version__,
+        "runtime_version": runner.runtime_version,
         "built_with": spec.get("runtime_version"),
     }
 

@@ -99,3 +99,20 @@ def program() -> Callable[..., Answer]:
         return done.returncode, json.loads(done.stdout), done.stderr.decode()
 
     return run
+
+
+@pytest.fixture
+def make_engine(tmp_path: Path) -> Callable[..., Path]:
+    """Builds an engine from the text of a model, with samples beside it (<name>.npz)."""
+
+    def make(text: str, name: str = "made", options: dict[str, Any] | None = None, **samples: np.ndarray) -> Path:
+        onnx.save(onnx.parser.parse_model(text), str(tmp_path / f"{name}.onnx"))
+        folder = tmp_path / name
+        engine("onnxruntime").build(tmp_path / f"{name}.onnx", load_profile("host"), folder, precision="fp32")
+        spec = json.loads((folder / "engine.json").read_text())
+        spec["options"].update(options or {})
+        (folder / "engine.json").write_text(json.dumps(spec))
+        np.savez(tmp_path / f"{name}.npz", **samples)
+        return folder
+
+    return make

@@ -148,9 +148,9 @@ def test_a_wrong_command_line_answers_in_json(bundle: Path, program: Program, ar
 
 
 def test_without_the_runtime_the_pip_line_is_told(bundle: Path, program: Program) -> None:
-    """Where numpy and onnxruntime are missing, exit code 5 and the line to type."""
+    """Where numpy and onnxruntime are missing, exit code 6 and the line to type."""
     code, document, _ = program(bundle, "verify", flags=("-I", "-S"))
-    assert code == 5
+    assert code == 6
     assert document["error"]["fix"].startswith("pip install numpy onnxruntime")
 
 

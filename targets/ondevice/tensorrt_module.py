@@ -1,0 +1,60 @@
+"""The vendor's TensorRT module on this device, whichever it is, and what can be known of it without running it."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from .failure import DEVICE, ENVIRONMENT, Failure
+
+Vendor = Any  # the module tensorrt or tensorrt_rtx: they ship no types that hold across versions
+MODULES = ("tensorrt", "tensorrt_rtx")
+_FIX = "on a Jetson: sudo apt install python3-libnvinfer; elsewhere: pip install tensorrt (or tensorrt-rtx)"
+
+
+def import_vendor() -> Vendor:
+    """``tensorrt``, else ``tensorrt_rtx``.
+
+    TensorRT proper ends the whole process when it is used where no driver answers, so the driver is asked first.
+
+    Raises:
+        Failure: Neither is installed, or ``tensorrt`` has no GPU to work with.
+    """
+    reasons = []
+    for name in MODULES:
+        try:
+            module = __import__(name)
+        except (ImportError, OSError) as error:
+            reasons.append("{}: {}".format(name, " ".join(str(error).split())[:200]))
+            continue
+        if name == "tensorrt" and not driver_answers():
+            raise Failure(
+                DEVICE,
+                "TensorRT cannot work here",
+                "no NVIDIA driver answers (cuInit of libcuda.so.1)",
+                "build on the device that has the GPU, as a user who may use it",
+            )
+        return module
+    raise Failure(ENVIRONMENT, "TensorRT is not installed here", "; ".join(reasons), _FIX)
+
+
+def driver_answers() -> bool:
+    """Whether an NVIDIA driver is there and can be initialised."""
+    try:
+        return bool(ctypes.CDLL("libcuda.so.1").cuInit(0) == 0)
+    except (OSError, AttributeError):
+        return False
+
+
+def logger(vendor: Vendor, lines: list[str]) -> Any:  # noqa: ANN401 - a class of the vendor
+    """A logger of the vendor's that keeps warnings and errors in ``lines``, 200 at most."""
+
+    class Collector(vendor.ILogger):  # type: ignore[misc]  # the base is known only at run time
+        def __init__(self) -> None:
+            vendor.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
+            if int(severity) <= int(vendor.ILogger.Severity.WARNING) and len(lines) < 200:  # noqa: PLR2004
+                lines.append("{}: {}".format(str(severity).split(".")[-1], message[:300]))
+
+    return Collector()
