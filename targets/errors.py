@@ -8,6 +8,7 @@
     ├── RefusedError               4    refused for security
     ├── EnvironmentFailure         5    disk, memory, permission, time: the machine cannot do it now
     ├── DeviceError                6    the target device or its runtime failed
+    │   └── DeviceLost             6    the device stopped answering in mid-work
     ├── BudgetError                7    everything worked, and nothing meets the budget
     └── Interrupted                130  SIGINT, or 143 for SIGTERM
 
@@ -106,6 +107,10 @@ class DeviceError(EdgepressError):
     exit_code = 6
 
 
+class DeviceLost(DeviceError):
+    """The device stopped answering in mid-work."""
+
+
 class BudgetError(EdgepressError):
     """Everything worked, and nothing meets the budget."""
 
@@ -120,7 +125,16 @@ class Interrupted(EdgepressError):
 
 _BY_NAME: Final[Mapping[str, type[EdgepressError]]] = {
     cls.__name__: cls
-    for cls in (UsageError, InputError, RefusedError, EnvironmentFailure, DeviceError, BudgetError, Interrupted)
+    for cls in (
+        UsageError,
+        InputError,
+        RefusedError,
+        EnvironmentFailure,
+        DeviceError,
+        DeviceLost,
+        BudgetError,
+        Interrupted,
+    )
 }
 
 

@@ -178,22 +178,30 @@ def _run(
     ]  # fmt: skip
     start_s = time.monotonic()
     try:
-        with disk_guard(f"starting {what}"):
-            process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-                cwd=cwd or folder / "cwd", env=_environment(folder, env), start_new_session=True, pass_fds=[report_end],
-            )  # fmt: skip
+        try:
+            with disk_guard(f"starting {what}"):
+                process = subprocess.Popen(
+                    argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                    cwd=cwd or folder / "cwd", env=_environment(folder, env), start_new_session=True,
+                    pass_fds=[report_end],
+                )  # fmt: skip
+        finally:
+            os.close(report_end)  # ours; else a supervisor that was killed would leave a pipe that never ends
         with process:
             try:
                 stdout, stderr = _collect(process, start_s, limits, what, stdout_limit_bytes)
             finally:
                 _end_group(process)
         os.set_blocking(report, False)
-        ending = os.read(report, 64).split()
+        ending = _report(report)
     finally:
         os.close(report)
-        os.close(report_end)
     wall_s = time.monotonic() - start_s
+    if len(ending) != _REPORT_WORDS and process.returncode == -signal.SIGKILL:
+        raise EnvironmentFailure(
+            f"{what} was killed", "signal 9 ended it from outside, as the kernel does when memory runs out",
+            "see `dmesg` for 'out of memory'; free memory and run it again",
+        )  # fmt: skip
     if len(ending) != _REPORT_WORDS:
         raise RuntimeError(f"the supervisor of {what} failed ({process.returncode})\n{stderr.decode(errors='replace')}")
     status, peak_kb = map(int, ending)
@@ -203,6 +211,14 @@ def _run(
     )  # fmt: skip
     _judge(result, limits, what)
     return result
+
+
+def _report(descriptor: int) -> list[bytes]:
+    """The supervisor's words, none where it was killed (a process it left behind may hold the pipe open)."""
+    try:
+        return os.read(descriptor, 64).split()
+    except BlockingIOError:
+        return []
 
 
 def _collect(

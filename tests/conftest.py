@@ -1,8 +1,9 @@
-"""What every test starts from: no telemetry, one torch thread, a store of its own."""
+"""What every test starts from: no telemetry, one torch thread, a store, a home of devices and a TMPDIR of its own."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def _own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the user's store."""
     monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="session")
+def own_temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The TMPDIR of this worker: the lock of the local device lies there, so that workers need not wait for others."""
+    return tmp_path_factory.mktemp("t")
+
+
+@pytest.fixture(autouse=True)
+def _own_places(own_temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's devices or another worker's lock."""
+    monkeypatch.setenv("TMPDIR", str(own_temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(own_temporary))
+    monkeypatch.setenv("EDGEPRESS_DEVICES", str(own_temporary / "devices"))
 
 
 @pytest.fixture

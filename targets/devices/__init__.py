@@ -1,23 +1,25 @@
-"""Devices by kind; each is imported when it is first asked for."""
+"""Devices by name; the code of each kind is imported when one is first asked for."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from targets.errors import InputError
-
 if TYPE_CHECKING:
     from targets.devices.base import Device
 
 
-def device(kind: str) -> Device:
-    """The device of that kind, as a profile's ``[device]`` names it.
+def device(name: str) -> Device:
+    """``local``, this machine, or a device registered with ``edgepress devices add``.
 
     Raises:
-        InputError: There is none.
+        InputError: No device has that name.
     """
-    if kind != "local":
-        raise InputError(f"there is no device of kind {kind!r}", "known: local", "set kind in the profile's [device]")
-    from targets.devices.local import LocalDevice
+    if name == "local":
+        from targets.devices.local import LocalDevice
 
-    return LocalDevice()
+        return LocalDevice()
+    from targets.devices.registry import Registry
+    from targets.devices.remote import RemoteDevice
+
+    entry = Registry().entry(name)
+    return RemoteDevice(name, lambda: entry.transport(name), kind=entry.kind, python=entry.python)

@@ -1,85 +1,92 @@
-"""What every device does: say what it is, and run the device program. Its answers are data, checked before use."""
+"""What every device does: say what it is, and lend itself to one user at a time, who puts files and runs the program.
+
+A new kind of device is one `Device` with ``_open`` and one `Session` with ``_put``, ``_run`` and ``_fetch``; all checks
+of what goes there and of what comes back are here and in `targets.devices.answers`.
+"""
 
 from __future__ import annotations
 
-import json
-import math
+import re
 import secrets
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
-from targets.errors import DeviceError
-from targets.ondevice_errors import project_error
+from targets.devices.answers import (
+    MAX_ANSWER_BYTES,
+    DeviceFacts,
+    DeviceResult,
+    RawAnswer,
+    check_answer,
+    check_arrays,
+    facts_of,
+    printable,
+)
+from targets.errors import InputError
+from targets.files import disk_guard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-MAX_ANSWER_BYTES: Final = 16 << 20
-_MAX_DEPTH: Final = 12
-_MAX_TEXT: Final = 4096
+__all__ = [
+    "MAX_ANSWER_BYTES",
+    "Device",
+    "DeviceFacts",
+    "DeviceResult",
+    "RawAnswer",
+    "Session",
+    "check_answer",
+    "printable",
+]
+
+RESULT_FILE: Final = "result.npz"
 _FACTS_TIMEOUT_S: Final = 60.0
-_OWN_BUG: Final = 70
-_FIX: Final = "check that the device is up and nobody else uses it, then run the same command again"
+_NAME: Final = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,199}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceFacts:
-    """What a device says it is; None where it does not tell.
+class Session(ABC):
+    """Exclusive use of a device, with a fresh working folder there; made by `Device.session`."""
 
-    Attributes:
-        fingerprint: Changes when the hardware or the kernel does.
-        arch: Instruction set architecture.
-        cpu_model: The CPU's name for people.
-        cores: CPU cores that the program may use.
-        mem_total_bytes: Memory.
-        virtualised: Whether a hypervisor is below.
-        governor: The frequency governor.
-        runtime_version: Of onnxruntime there.
-        raw: All facts, as they go into benchmark.json.
-        wall_s: What asking took.
-    """
+    name: str = "local"
+    """The device's name, for messages."""
 
-    fingerprint: str
-    arch: str
-    cpu_model: str
-    cores: int | None
-    mem_total_bytes: int | None
-    virtualised: bool | None
-    governor: str | None
-    runtime_version: str | None
-    raw: Mapping[str, Any]
-    wall_s: float
+    @final
+    def put(self, source: Path, name: str) -> None:
+        """Copies a file or a folder to the relative path ``name`` in the working folder.
 
+        Each file appears there whole or not at all; one whose content is already there is not sent again.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceResult:
-    """One checked answer of the device program.
+        Raises:
+            InputError: There is no such file, or something else than files and folders.
+            EnvironmentFailure: The device's disk is full.
+            DeviceError: The file did not arrive as it was sent.
+            DeviceLost: The device does not answer any more.
+        """
+        for file, place in _files(source, name):
+            self._put(file, place)
 
-    Attributes:
-        result: The ``result`` object of its JSON document.
-        wall_s: From start to end of the process, transport included.
-    """
+    @final
+    def run(self, command: Sequence[str], *, timeout_s: float, fetch: Path | None = None) -> DeviceResult:
+        """Runs the device program once, in a fresh process.
 
-    result: Mapping[str, Any]
-    wall_s: float
+        Args:
+            command: The command and its arguments, for example ``["measure", "engines/0", "--samples", "x.npz"]``;
+                paths are relative to the working folder.
+            timeout_s: The process is ended after this time.
+            fetch: Where to put the file ``result.npz`` that the command wrote; checked to hold plain arrays only.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawAnswer:
-    """What came back from a device, unchecked: how the device program ended, what it wrote, and the time taken."""
-
-    returncode: int
-    stdout: bytes
-    stderr: bytes
-    wall_s: float
-
-
-class Device(ABC):
-    """A place where the device program runs."""
-
-    kind: str
+        Raises:
+            InputError, RefusedError, EnvironmentFailure: What the device program reported.
+            DeviceError: The same, or it is too slow, or its answer is not valid.
+            DeviceLost: The device does not answer any more.
+        """
+        nonce = secrets.token_hex(8)
+        answer = self._run([*command, "--nonce", nonce, "--limit-s", f"{timeout_s:.3f}"], timeout_s)
+        result = check_answer(answer, command[0], nonce, device=self.name)
+        if fetch is not None:
+            self._take(fetch)
+        return DeviceResult(result=result, wall_s=answer.wall_s)
 
     @final
     def facts(self) -> DeviceFacts:
@@ -88,94 +95,90 @@ class Device(ABC):
         Raises:
             DeviceError: It does not answer, or answers garbage.
         """
-        answer = self.run(None, ["facts"], timeout_s=_FACTS_TIMEOUT_S)
-        raw = answer.result
-        return DeviceFacts(
-            fingerprint=str(raw.get("fingerprint", "")),
-            arch=str(raw.get("arch", "unknown")),
-            cpu_model=str(raw.get("cpu_model", "unknown")),
-            cores=raw.get("usable_cores"),
-            mem_total_bytes=raw.get("mem_total_bytes"),
-            virtualised=raw.get("virtualised"),
-            governor=raw.get("governor"),
-            runtime_version=raw.get("onnxruntime"),
-            raw=raw,
-            wall_s=answer.wall_s,
-        )
+        return facts_of(self.run(["facts"], timeout_s=_FACTS_TIMEOUT_S))
 
-    @final
-    def run(self, folder: Path | None, command: Sequence[str], *, timeout_s: float) -> DeviceResult:
-        """Runs the device program once, in a fresh process.
-
-        Args:
-            folder: The working folder that the command's relative paths start from; None where it needs none.
-            command: The command and its arguments, for example ``["measure", "engines/0", "--samples", "x.npz"]``.
-            timeout_s: The process is ended after this time.
-
-        Raises:
-            InputError, RefusedError, EnvironmentFailure: What the device program reported.
-            DeviceError: The same, or the device is lost, too slow, or its answer is not valid.
-        """
-        nonce = secrets.token_hex(8)
-        answer = self._run(folder, [*command, "--nonce", nonce], timeout_s)
-        return DeviceResult(result=check_answer(answer, command[0], nonce), wall_s=answer.wall_s)
+    def _take(self, target: Path) -> None:
+        temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+        try:
+            self._fetch(RESULT_FILE, temporary)
+            check_arrays(temporary, device=self.name)
+            with disk_guard(f"writing {target}", path=target.parent):
+                temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @abstractmethod
-    def _run(self, folder: Path | None, command: Sequence[str], timeout_s: float) -> RawAnswer: ...
+    def _put(self, source: Path, name: str) -> None:
+        """Copies one regular file; folders of ``name`` are made."""
+
+    @abstractmethod
+    def _run(self, command: Sequence[str], timeout_s: float) -> RawAnswer: ...
+
+    @abstractmethod
+    def _fetch(self, name: str, target: Path) -> None:
+        """Copies one file from the working folder; at most `answers.MAX_ARRAYS_BYTES`."""
 
 
-def check_answer(answer: RawAnswer, command: str, nonce: str) -> Mapping[str, Any]:
-    """The result inside an answer: one JSON document, of bounded size and depth, finite, for this very question.
+class Device(ABC):
+    """A place where the device program runs."""
 
-    Raises:
-        DeviceError: It is not valid.
-        EdgepressError: The error that the device program reported.
-    """
-    if len(answer.stdout) > MAX_ANSWER_BYTES:
-        raise _invalid(f"it is over {MAX_ANSWER_BYTES} bytes")
-    try:
-        document: object = json.loads(answer.stdout.decode("utf-8"), parse_constant=_no_constant)
-        _check_value(document, 0)
-    except (ValueError, RecursionError) as error:
-        last = answer.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["nothing on stderr"]
-        reason = f"exit code {answer.returncode}, {str(error)[:200]}; {printable(last[0])}"
-        raise _invalid(reason) from error
-    if not isinstance(document, dict) or document.get("nonce") != nonce:
-        raise _invalid("it is the answer to another question (the nonce differs)")
-    reported = document.get("error")
-    if isinstance(reported, dict):
-        what, why, fix = (printable(str(reported.get(key, "not said"))) for key in ("what", "why", "fix"))
-        if answer.returncode == _OWN_BUG:
-            trace = answer.stderr.decode("utf-8", "replace")[-4000:]
-            raise RuntimeError(f"a bug in the device program: {why}\n{trace}")
-        raise project_error(answer.returncode, what, why, fix)
-    result = document.get("result")
-    if answer.returncode != 0 or not isinstance(result, dict) or document.get("command") != command:
-        raise _invalid(f"exit code {answer.returncode} and no result of {command!r}")
-    return result
+    name: str
+    """``local``, or its name in the registry."""
+    kind: str
+    """``local``, ``ssh`` or ``adb``."""
 
+    @final
+    def facts(self) -> DeviceFacts:
+        """What this device is; needs no exclusive use.
 
-def printable(text: str) -> str:
-    """Text from a device without control characters, in one line of bounded length."""
-    return "".join(c if c.isprintable() else " " for c in text)[:_MAX_TEXT]
+        Raises:
+            RefusedError: It is not the device that was registered.
+            DeviceError: It does not answer, or answers garbage.
+        """
+        with self._open(None) as session:
+            return session.facts()
 
+    @final
+    def session(self, *, wait_s: float = 600.0) -> AbstractContextManager[Session]:
+        """Exclusive use of the device, until the context ends: nobody else measures there meanwhile.
 
-def _check_value(value: object, depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise ValueError("it is nested too deep")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("it holds a number that is not finite")
-    if isinstance(value, dict):
-        for item in value.values():
-            _check_value(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check_value(item, depth + 1)
+        Args:
+            wait_s: How long to wait for others who use it.
+
+        Raises:
+            RefusedError: It is not the device that was registered.
+            DeviceError: It cannot be reached, or others used it for all of ``wait_s``; says who.
+        """
+        return self._open(wait_s)
+
+    @abstractmethod
+    def _open(self, wait_s: float | None) -> AbstractContextManager[Session]:
+        """Connects, and takes the device's lock and a fresh working folder, both given back at the end.
+
+        None takes no lock and no folder: such a session only runs commands that need no files.
+        """
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"it holds {name}")
+def _files(source: Path, name: str) -> Iterator[tuple[Path, str]]:
+    """The files to send with their names there, sorted; a folder's own names must be plain, too."""
+    if source.is_symlink() and not source.exists():
+        raise _not_sendable(source, "it is a link to nothing")
+    if not all(_NAME.fullmatch(part) for part in name.split("/")):
+        raise _not_sendable(source, f"{name!r} is not a plain relative name")
+    if source.is_file():
+        yield source, name
+        return
+    if not source.is_dir():
+        raise _not_sendable(source, "there is no such file or folder")
+    for entry in sorted(source.iterdir()):
+        if entry.is_symlink() and entry.is_dir():
+            raise _not_sendable(entry, "it is a link to a folder")
+        yield from _files(entry, f"{name}/{entry.name}")
 
 
-def _invalid(why: str) -> DeviceError:
-    return DeviceError("the device gave no valid answer", why, _FIX)
+def _not_sendable(source: Path, why: str) -> InputError:
+    return InputError(
+        f"cannot send {str(source)!r} to a device",
+        why,
+        "give files and folders with plain names: letters, digits and ._+-",
+    )

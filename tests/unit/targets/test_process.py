@@ -246,3 +246,10 @@ def test_importing_it_is_light() -> None:
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, check=True)
     assert done.stdout == b"\n"
     assert process.__name__ == "targets.process"
+
+
+def test_killed_supervisor_is_told_as_such() -> None:
+    """Whatever kills the child from outside, its supervisor included, is told as that and not as our own bug."""
+    code = "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)"
+    with pytest.raises(EnvironmentFailure, match="was killed"):
+        run_limited([sys.executable, "-c", code], limits=Limits(timeout_s=30), what="the work")

@@ -149,3 +149,21 @@ def test_a_detecting_profile_follows_profiles_in_full_only(tmp_path: Path) -> No
     with pytest.raises(InputError) as caught:
         load_profile(str(path))
     assert "'host'" in caught.value.what
+
+
+def test_a_profile_names_its_device_and_limits(tmp_path: Path) -> None:
+    """This machine and no limit, unless it says otherwise."""
+    assert load_profile("x86-64-avx2").device.name == "local"
+    device = load_profile(
+        _file(tmp_path, GOOD + '[device]\nname = "pi4"\naffinity = "0,2-3"\nmemory_limit_mb = 64\n')
+    ).device
+    assert (device.name, device.affinity, device.memory_limit_mb) == ("pi4", "0,2-3", 64)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['affinity = "all"', 'affinity = "0;ls"', 'name = "-oProxyCommand=x"', "memory_limit_mb = 0", 'kind = "ssh"'],
+)
+def test_a_device_section_that_cannot_be_is_refused(line: str, tmp_path: Path) -> None:
+    """Names and CPU lists reach command lines: nothing but names and lists gets there."""
+    assert "device" in str(_refused(_file(tmp_path, f"{GOOD}[device]\n{line}\n")))

@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import zipfile
 from typing import TYPE_CHECKING, final
 
+import numpy as np
 import pytest
 
-from targets.devices.base import MAX_ANSWER_BYTES, Device, RawAnswer
+from targets.devices.base import MAX_ANSWER_BYTES, Device, DeviceResult, RawAnswer, Session
 from targets.errors import DeviceError, EdgepressError, EnvironmentFailure, InputError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 
 @final
-class _Scripted(Device):
-    """Answers what the script makes of the nonce."""
+class _ScriptedSession(Session):
+    """Answers what the script makes of the nonce; sends back the file it was given as any file asked for."""
 
+    def __init__(self, device: _Scripted) -> None:
+        self.name = device.name
+        self._device = device
+
+    def _put(self, source: Path, name: str) -> None:
+        self._device.put[name] = source.read_bytes()
+
+    def _run(self, command: Sequence[str], timeout_s: float) -> RawAnswer:
+        answer = self._device.script(command[command.index("--nonce") + 1])
+        return RawAnswer(returncode=self._device.code, stdout=answer, stderr=self._device.stderr, wall_s=0.1)
+
+    def _fetch(self, name: str, target: Path) -> None:
+        target.write_bytes(self._device.file)
+
+
+@final
+class _Scripted(Device):
+    """A device of the least code that a device can have."""
+
+    name = "scripted"
     kind = "scripted"
 
-    def __init__(self, script: Callable[[str], bytes], code: int = 0, stderr: bytes = b"") -> None:
-        self._script, self._code, self._stderr = script, code, stderr
+    def __init__(
+        self, script: Callable[[str], bytes], code: int = 0, stderr: bytes = b"", *, file: bytes = b""
+    ) -> None:
+        self.script, self.code, self.stderr, self.file = script, code, stderr, file
+        self.put: dict[str, bytes] = {}
 
-    def _run(self, folder: Path | None, command: Sequence[str], timeout_s: float) -> RawAnswer:
-        answer = self._script(command[command.index("--nonce") + 1])
-        return RawAnswer(returncode=self._code, stdout=answer, stderr=self._stderr, wall_s=0.1)
+    @contextlib.contextmanager
+    def _open(self, wait_s: float | None) -> Iterator[Session]:
+        yield _ScriptedSession(self)
+
+    def run(self, fetch: Path | None = None) -> DeviceResult:
+        with self.session() as session:
+            return session.run(["facts"], timeout_s=1, fetch=fetch)
 
 
 def _document(nonce: str, **fields: object) -> bytes:
@@ -35,7 +66,7 @@ def _document(nonce: str, **fields: object) -> bytes:
 
 def test_a_valid_answer_is_passed_on() -> None:
     """The result object of a valid answer is returned as it is."""
-    assert _Scripted(_document).run(None, ["facts"], timeout_s=1).result == {"a": 1}
+    assert _Scripted(_document).run().result == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -61,13 +92,13 @@ def test_a_valid_answer_is_passed_on() -> None:
 def test_garbage_is_an_error_of_the_device(script: Callable[[str], bytes]) -> None:
     """Empty, torn, doubled, stale, foreign, infinite, deep and huge answers: a device error, never a result."""
     with pytest.raises(DeviceError):
-        _Scripted(script).run(None, ["facts"], timeout_s=1)
+        _Scripted(script).run()
 
 
 def test_a_result_with_a_failing_exit_code_is_no_result() -> None:
     """A process that died after it wrote its answer has not answered."""
     with pytest.raises(DeviceError):
-        _Scripted(_document, code=-9).run(None, ["facts"], timeout_s=1)
+        _Scripted(_document, code=-9).run()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +112,7 @@ def test_reported_errors_keep_their_class(code: int, kind: type[EdgepressError])
         return json.dumps({"command": "facts", "nonce": nonce, "error": error}).encode()
 
     with pytest.raises(kind) as caught:
-        _Scripted(script, code=code).run(None, ["facts"], timeout_s=1)
+        _Scripted(script, code=code).run()
     assert caught.value.fix == "f"
     assert "\x1b" not in str(caught.value)
     assert "\r" not in str(caught.value)
@@ -94,4 +125,89 @@ def test_a_bug_of_the_program_shows_its_traceback() -> None:
         return json.dumps({"nonce": nonce, "error": {"what": "a", "why": "KeyError", "fix": "c"}}).encode()
 
     with pytest.raises(RuntimeError, match="line 7"):
-        _Scripted(script, code=70, stderr=b"File x, line 7").run(None, ["facts"], timeout_s=1)
+        _Scripted(script, code=70, stderr=b"File x, line 7").run()
+
+
+def test_an_error_says_which_device() -> None:
+    """What a device reports carries its name: several may be measured at the same time."""
+
+    def script(nonce: str) -> bytes:
+        return json.dumps({"nonce": nonce, "error": {"what": "no numpy", "why": "y", "fix": "f"}}).encode()
+
+    with pytest.raises(DeviceError, match=r"no numpy \(on device 'scripted'\)"):
+        _Scripted(script, code=6).run()
+
+
+def test_a_program_that_its_alarm_ended_was_too_slow() -> None:
+    """The alarm's signal is told as what it is: the time was up."""
+    with pytest.raises(DeviceError, match="was stopped") as caught:
+        _Scripted(lambda _: b"", code=-14).run()
+    assert "limit of time" in caught.value.why
+
+
+def test_facts_know_boot_and_emulation() -> None:
+    """Facts that decide whether a measurement means anything are fields of their own, None where not told."""
+
+    def script(nonce: str) -> bytes:
+        return _document(nonce, result={"fingerprint": "f", "boot_id": "b", "emulated": True, "usable_cores": 4})
+
+    facts = _Scripted(script).facts()
+    assert (facts.boot_id, facts.emulated, facts.cores, facts.governor) == ("b", True, 4, None)
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _zip(name: str, data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def test_fetched_arrays_arrive_as_they_are(tmp_path: Path) -> None:
+    """An .npz of plain arrays comes through, under the name asked for and no other."""
+    _Scripted(_document, file=_npz(y=np.arange(6.0).reshape(2, 3))).run(fetch=tmp_path / "got.npz")
+    with np.load(tmp_path / "got.npz") as got:
+        np.testing.assert_array_equal(got["y"], np.arange(6.0).reshape(2, 3))
+    assert [path.name for path in tmp_path.iterdir()] == ["got.npz"]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        b"",
+        b"not a zip",
+        _npz(y=np.ones(4))[:-30],
+        _npz(y=np.array([{}], dtype=object)),
+        _zip("../../x.npy", b"no array"),
+        _zip("readme.txt", b"hello"),
+        _zip(
+            "y.npy",
+            b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f8', 'fortran_order': False, 'shape': (9999999,), }" + b" " * 9,
+        ),
+        _zip("y.npy", b"\x93NUMPY\x02\x00"),
+    ],
+)
+def test_other_files_than_arrays_are_refused(file: bytes, tmp_path: Path) -> None:
+    """Torn, pickled, foreign and lying files leave nothing behind."""
+    with pytest.raises(DeviceError, match="no valid arrays"):
+        _Scripted(_document, file=file).run(fetch=tmp_path / "got.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_goes_there_file_by_file(tmp_path: Path) -> None:
+    """A folder is put as its files, under relative names; a linked folder inside is refused."""
+    (tmp_path / "e" / "inner").mkdir(parents=True)
+    (tmp_path / "e" / "inner" / "a.bin").write_bytes(b"a")
+    (tmp_path / "e" / "b.bin").write_bytes(b"b")
+    device = _Scripted(_document)
+    with device.session() as session:
+        session.put(tmp_path / "e", "engines/0")
+        assert device.put == {"engines/0/b.bin": b"b", "engines/0/inner/a.bin": b"a"}
+        (tmp_path / "e" / "link").symlink_to(tmp_path)
+        with pytest.raises(InputError, match="link"):
+            session.put(tmp_path / "e", "again")
