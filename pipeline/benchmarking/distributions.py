@@ -46,6 +46,8 @@ def _away_from_zero(value: float) -> float:
 
 def t_two_sided(t: float, degrees: int) -> float:
     """P(|T| >= |t|) for Student's t with ``degrees`` degrees of freedom."""
+    if t * t < degrees:  # the same by symmetry; t * t would vanish beside the degrees
+        return 1.0 - incomplete_beta(0.5, degrees / 2, t * t / (degrees + t * t))
     return incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t))
 
 

@@ -9,11 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.benchmarking.analysis import precise_enough
 from pipeline.benchmarking.distributions import binomial_at_most, t_quantile, t_two_sided
-from pipeline.benchmarking.protocol import LOOKS, TARGET_HALF_WIDTH
-from pipeline.benchmarking.statistics import LICENCE, compare, holm, log_interval, percentile
+from pipeline.benchmarking.modes import MODES
+from pipeline.benchmarking.statistics import (
+    LICENCE,
+    Comparison,
+    Interval,
+    compare,
+    confidence,
+    holm,
+    log_interval,
+    percentile,
+    round_to_interval,
+)
 
 CAMPAIGNS = 400
+MANY = 3000
+TARGET = 0.01
 DEFAULT_BLOCKS = 7
 
 
@@ -71,20 +84,73 @@ def test_the_interval_covers_as_often_as_it_says(blocks: int) -> None:
     assert 0.93 <= covered / CAMPAIGNS <= 0.97
 
 
-@pytest.mark.parametrize("sigma", [0.005, 0.012, 0.02, 0.05])
-def test_stopping_early_keeps_the_coverage(sigma: float) -> None:
-    """The whole procedure, with its looks at 7, 10, 15, 20 and 30 blocks, still covers in 93 to 97 %."""
-    rng = np.random.default_rng(7)
-    campaigns = 2 * CAMPAIGNS
+def _stop(medians: np.ndarray, looks: tuple[int, ...]) -> int:
+    """Blocks after which a campaign stops: medians of shape (engines, blocks), in ns."""
+    for k in looks[:-1]:
+        rows = [{"engine": str(e), "median_ns": m} for e, engine in enumerate(medians[:, :k]) for m in engine]
+        if precise_enough(rows, [str(e) for e in range(len(medians))], TARGET):
+            return k
+    return looks[-1]
+
+
+def _covers(interval: Interval, truth: float) -> bool:
+    assert interval.low is not None
+    assert interval.high is not None
+    return interval.low <= truth <= interval.high
+
+
+@pytest.mark.parametrize("sigma", [0.005, 0.01, 0.02, 0.03])
+@pytest.mark.parametrize("mode", ["default", "rigorous"])
+def test_stopping_early_keeps_the_coverage(mode: str, sigma: float) -> None:
+    """The whole procedure, with all its looks, covers in 93 to 97 % of 3000 campaigns of lognormal process medians."""
+    rng = np.random.default_rng(11)
+    looks = MODES[mode].looks
     covered = 0
-    for _ in range(campaigns):
-        medians = np.exp(rng.normal(0, sigma, LOOKS[-1]))
-        intervals = [log_interval(list(medians[:k])) for k in LOOKS]
-        final = next((i for i in intervals if i.half_width_ratio <= TARGET_HALF_WIDTH), intervals[-1])
-        assert final.low is not None
-        assert final.high is not None
-        covered += final.low <= 1.0 <= final.high
-    assert 0.93 <= covered / campaigns <= 0.97
+    for _ in range(MANY):
+        medians = 5e6 * np.exp(rng.normal(0, sigma, (1, looks[-1])))
+        covered += _covers(log_interval(list(medians[0, : _stop(medians, looks)])), 5e6)
+    assert 0.93 <= covered / MANY <= 0.97
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.02])
+def test_heavy_tails_do_not_break_the_coverage(sigma: float) -> None:
+    """Process medians with symmetric heavy tails (Student's t, 3 degrees) are covered in at least 93 % of campaigns."""
+    rng = np.random.default_rng(12)
+    looks = MODES["default"].looks
+    covered = 0
+    for _ in range(MANY):
+        medians = 5e6 * np.exp(sigma / math.sqrt(3) * rng.standard_t(3, (1, looks[-1])))
+        covered += _covers(log_interval(list(medians[0, : _stop(medians, looks)])), 5e6)
+    assert covered / MANY >= 0.93
+
+
+def test_without_the_correction_the_coverage_would_be_too_low() -> None:
+    """The reason for 96 % after the first look: plain 95 % intervals cover less than corrected ones by a percent."""
+    rng = np.random.default_rng(13)
+    looks = MODES["default"].looks
+    covered, plain = 0, 0
+    for _ in range(MANY):
+        medians = np.exp(rng.normal(0, 0.02, (1, looks[-1])))
+        logs = np.log(medians[0, : _stop(medians * 5e6, looks)])
+        half = logs.std(ddof=1) / math.sqrt(len(logs))
+        covered += abs(logs.mean()) <= t_quantile(len(logs) - 1, confidence(len(logs))) * half
+        plain += abs(logs.mean()) <= t_quantile(len(logs) - 1) * half
+    assert 0.004 <= (covered - plain) / MANY <= 0.02
+    assert confidence(DEFAULT_BLOCKS) == 0.95
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.02])
+def test_looking_often_finds_no_difference_where_there_is_none(sigma: float) -> None:
+    """A/A through the whole procedure: a difference is claimed in at most 6 % of 3000 campaigns."""
+    rng = np.random.default_rng(14)
+    looks = MODES["default"].looks
+    claims = 0
+    for _ in range(MANY):
+        medians = 5e6 * np.exp(rng.normal(0, sigma, (2, looks[-1])))
+        k = _stop(medians, looks)
+        pairs = list(zip(medians[0, :k], medians[1, :k], strict=True))
+        claims += compare("a", "b", pairs).verdict not in {"same", "not shown"}
+    assert claims / MANY <= 0.06
 
 
 def _blocks(rng: np.random.Generator, ratio: float, drift: float) -> list[tuple[float, float]]:
@@ -111,7 +177,10 @@ def test_an_engine_does_not_differ_from_itself(drift: float) -> None:
 
 @pytest.mark.parametrize(("ratio", "word"), [(0.97, "faster"), (1.03, "slower")])
 def test_a_difference_of_3_percent_is_found(ratio: float, word: str) -> None:
-    """A true difference of 3 % is found in at least 80 % of campaigns of seven blocks, never with the wrong sign."""
+    """A true difference of 3 % is found in at least 80 % of campaigns of seven blocks, never with the wrong sign.
+
+    The noise is that of the specification: process medians scatter by 1 % (so ratios within a block by 1.4 %).
+    """
     rng = np.random.default_rng(5)
     verdicts = [compare("a", "b", _blocks(rng, ratio, 0.0)).verdict for _ in range(CAMPAIGNS)]
     assert sum(verdict.startswith(word) for verdict in verdicts) / CAMPAIGNS >= 0.80
@@ -160,6 +229,70 @@ def test_holm_takes_back_what_many_comparisons_find_by_chance() -> None:
     assert corrected[1].verdict == "not shown"
     assert corrected[2].verdict == "same"
     assert all(after.p >= before.p for after, before in zip(corrected[:2], [strong, weak], strict=True))
+
+
+def _found(p: float, verdict: str = "faster") -> Comparison:
+    return Comparison(
+        a="a", b="b", metric="latency_ms", ratio=0.9, low=0.85, high=0.95, delta_ratio=0.01, p=p, blocks=7,
+        blocks_needed=None, verdict=verdict,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_holm_by_hand() -> None:
+    """Holm's step-down values for 0.01, 0.04, 0.03, 0.005: times 4, 3, 2, 1 in order of p, never decreasing."""
+    corrected = holm([_found(p) for p in (0.01, 0.04, 0.03, 0.005)])
+    assert [c.p for c in corrected] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert [c.verdict for c in corrected] == ["faster", "not shown", "not shown", "faster"]
+    assert [c.blocks_needed is None for c in corrected] == [True, False, False, True]
+    assert holm([]) == []
+    assert holm([_found(0.9)])[0].p == pytest.approx(0.9)
+
+
+def test_blocks_needed_decide_what_was_not_shown() -> None:
+    """The blocks that a `not shown` asks for are (t sd / delta) squared, more than there are, and about enough."""
+    rng = np.random.default_rng(15)
+    pairs = [(float(x), 1.0) for x in np.exp(rng.normal(0, 0.03, 7))]
+    found = compare("a", "b", pairs)
+    assert found.verdict == "not shown"
+    sd = float(np.std(np.log([x for x, _ in pairs]), ddof=1))
+    assert found.blocks_needed == max(8, math.ceil((2.44691 * sd / 0.01) ** 2))
+    assert found.blocks_needed > 7
+    lost = holm([_found(0.03), _found(0.04), _found(0.03)])
+    assert all(c.blocks_needed is not None and 8 <= c.blocks_needed <= 15 for c in lost)
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(0.8, "lower"), (1.25, "higher"), (0.99, "lower by little"), (1.01, "higher by little")]
+)
+def test_bytes_and_joules_are_lower_or_higher(factor: float, verdict: str) -> None:
+    """What is no time is neither fast nor slow."""
+    pairs = [(factor * x, 1.0) for x in (1.0, 1.002, 0.998, 1.001)]
+    assert compare("a", "b", pairs, metric="run_peak_bytes").verdict == verdict
+    assert compare("a", "b", pairs, metric="p99_ms").verdict.startswith(("faster", "slower"))
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shown"),
+    [
+        (7.6134, 7.4211, 7.8111, "7.61 ms [7.42, 7.81]"),
+        (7.6134, 7.3911, 7.8311, "7.6 ms [7.4, 7.8]"),
+        (2.2178, 2.0012, 2.4719, "2.2 ms [2.0, 2.5]"),
+        (1234.5, 1100.2, 1400.9, "1230 ms [1100, 1400]"),
+        (0.21334, 0.21012, 0.21699, "0.213 ms [0.210, 0.217]"),
+        (5.0, 5.0, 5.0, "5.000 ms [5.000, 5.000]"),
+    ],
+)
+def test_only_the_digits_that_the_interval_supports(value: float, low: float, high: float, shown: str) -> None:
+    """The half-width is shown with one digit, or two when it begins with a 1; the value is cut where it is."""
+    assert round_to_interval(value, low, high, "ms") == shown
+
+
+def test_no_interval_is_no_text() -> None:
+    """Numbers that are no interval raise."""
+    for low, high in ((2.0, 1.0), (math.nan, 1.0), (1.0, math.inf)):
+        with pytest.raises(ValueError, match="no interval"):
+            round_to_interval(1.0, low, high)
+    assert round_to_interval(-0.001, -0.5, 0.5) == "0.0 [-0.5, 0.5]"
 
 
 @pytest.mark.parametrize("name", sorted(LICENCE))

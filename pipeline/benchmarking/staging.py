@@ -1,0 +1,170 @@
+"""Puts engines, samples and expected outputs of a campaign onto the device; each file is sent once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from targets.engines.base import ENGINE_JSON, INSPECT_JSON, EngineBuild
+from targets.errors import InputError, RefusedError
+from targets.files import disk_guard, sha256_file
+from targets.ondevice.arrays import read_inputs, write_arrays
+from targets.ondevice.failure import Failure
+from targets.ondevice_errors import from_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pipeline.benchmarking.request import Entrant
+    from targets.devices.base import Session
+
+MAX_SAMPLES: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """One engine, ready to be sent.
+
+    Attributes:
+        name: Its name in the campaign.
+        build: What it is.
+        folder: Its folder on the device.
+        samples: Its samples, at most 64, here.
+        samples_name: Their name on the device.
+        samples_sha256: Of that file.
+        n_distinct: How many samples there are.
+        expected: What it must give, here; None compares nothing.
+        expected_name: Its name on the device.
+        expected_sha256: Of that file.
+    """
+
+    name: str
+    build: EngineBuild
+    folder: str
+    samples: Path
+    samples_name: str
+    samples_sha256: str
+    n_distinct: int
+    expected: Path | None
+    expected_name: str | None
+    expected_sha256: str | None
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this entrant the one it is: contents, no paths."""
+        return {
+            "name": self.name,
+            "engine": self.build.to_json(),
+            "samples": self.samples_sha256,
+            "expected": self.expected_sha256,
+        }
+
+
+def prepare(entrants: Sequence[Entrant], scratch: Path) -> tuple[Staged, ...]:
+    """Reads and checks all that will be sent; samples are cut to 64 and written anew into ``scratch``.
+
+    Raises:
+        InputError: An engine folder, samples or expected outputs cannot be read.
+        RefusedError: An engine file is not the one that its engine.json names.
+    """
+    return tuple(_prepare(index, entrant, scratch) for index, entrant in enumerate(entrants))
+
+
+def _prepare(index: int, entrant: Entrant, scratch: Path) -> Staged:
+    build = EngineBuild.read(entrant.folder)
+    _check_engine(build)
+    samples = scratch / f"samples-{index}.npz"
+    n_distinct = _cut(entrant.samples, samples)
+    digest = sha256_file(samples)
+    expected_sha256 = None if entrant.expected is None else _hash_of(entrant.expected)
+    return Staged(
+        name=entrant.name,
+        build=build,
+        folder=f"engines/{index}",
+        samples=samples,
+        samples_name=f"samples-{digest[:16]}.npz",
+        samples_sha256=digest,
+        n_distinct=n_distinct,
+        expected=entrant.expected,
+        expected_name=None if expected_sha256 is None else f"expected-{expected_sha256[:16]}.npz",
+        expected_sha256=expected_sha256,
+    )
+
+
+def _check_engine(build: EngineBuild) -> None:
+    found = _hash_of(build.folder / build.file)
+    if found != build.sha256:
+        raise RefusedError(
+            f"the engine file {build.file} is not the one that was built",
+            f"its sha256 is {found}, engine.json says {build.sha256}",
+            "build the engine again, or copy the bundle again",
+        )
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}", str(error), "give the path of a file that can be read") from error
+
+
+def _cut(source: Path, target: Path) -> int:
+    """Writes the first 64 samples under the inputs' names; returns how many there are."""
+    try:
+        arrays = {name: array[:MAX_SAMPLES] for name, array in read_inputs(str(source)).items()}
+        with disk_guard("preparing the samples", path=target.parent):
+            write_arrays(str(target), arrays)
+    except Failure as failure:
+        raise from_failure(failure) from failure
+    return min(len(array) for array in arrays.values())
+
+
+def send(staged: Sequence[Staged], session: Session) -> None:
+    """Sends everything; what several engines share goes once.
+
+    Raises:
+        DeviceLost: The device stopped answering.
+        EnvironmentFailure: The device has no room for it.
+    """
+    sent = set()
+    for item in staged:
+        session.put(item.build.folder / ENGINE_JSON, f"{item.folder}/{ENGINE_JSON}")
+        session.put(item.build.folder / item.build.file, f"{item.folder}/{item.build.file}")
+        for source, name in ((item.samples, item.samples_name), (item.expected, item.expected_name)):
+            if source is not None and name is not None and name not in sent:
+                session.put(source, name)
+                sent.add(name)
+
+
+def describe(staged: Staged) -> dict[str, Any]:
+    """What benchmark.json says of an engine.
+
+    Raises:
+        InputError: There is no valid inspect.json.
+    """
+    build = staged.build
+    path = build.folder / INSPECT_JSON
+    try:
+        inspection = json.loads(path.read_text(encoding="utf-8"))
+        found = {key: inspection[key] for key in ("weights_bytes", "subnormal_weights")}
+        placement = inspection["providers"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{build.folder} was not inspected", f"{INSPECT_JSON}: {error!r}", "give the folder of a built engine"
+        ) from error
+    return {
+        "sha256": build.sha256,
+        "format": build.engine,
+        "bytes": (build.folder / build.file).stat().st_size,
+        "precision": build.precision,
+        "runtime": build.runtime,
+        "runtime_version": build.runtime_version,
+        "options": dict(build.options),
+        "input_shapes": {port.name: list(port.shape) for port in build.inputs},
+        "dtypes": {port.name: port.dtype for port in build.inputs},
+        "placement": placement,
+        "inputs_sha256": staged.samples_sha256,
+        "expected_sha256": staged.expected_sha256,
+        **found,
+    }
