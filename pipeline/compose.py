@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipeline.data.source import DataSource, FileRef, find_data, find_file
+from pipeline.measuredon import AskDevice, device_name, measured_on
 from pipeline.plan import Chosen, Node, Plan, Source
 from pipeline.recipe import Recipe
 from pipeline.stages.base import Stage
@@ -23,9 +24,8 @@ from pipeline.stages.quantize import QuantizeStage
 from pipeline.stages.report import ReportStage
 from pipeline.stages.train import TrainStage
 from pipeline.usercode import FactoryRef, find_factory
-from targets import machine
-from targets.errors import DeviceError, Fault, faults_error
-from targets.profile import TargetProfile
+from targets.errors import Fault, faults_error
+from targets.profile import LOCAL, DeviceSection, TargetProfile
 
 _REPORTED: Final = {"name", "task", "seed", "threads", "budget"}
 
@@ -40,47 +40,57 @@ class _Sources:
     external: tuple[FileRef, ...]  # of an ONNX file
 
 
-def compose(recipe: Recipe, profile: TargetProfile, *, until: str | None = None) -> Plan:
+def compose(recipe: Recipe, profile: TargetProfile, *, until: str | None = None, ask: AskDevice | None = None) -> Plan:
     """The plan of ``recipe`` on ``profile``, without running any of the user's code.
+
+    A plan that measures elsewhere asks that device what it is: its answer is part of the measurement's key.
 
     Args:
         recipe: What to do.
         profile: For which hardware.
         until: Name of a stage: the plan holds what that stage needs, itself included. All stages when None.
+        ask: Gives the facts of a registered device; that device itself when None.
 
     Raises:
-        InputError: Files or functions that the recipe names are not there (all faults at once).
-        DeviceError: The recipe asks to measure on a target that this machine cannot stand in for.
+        InputError: Files, functions or the device that the recipe names are not there (all faults at once).
+        DeviceError: The device does not answer, or cannot stand in for the target.
     """
+    device, anywhere = device_name(recipe.benchmark, profile), _wherever(profile)
+    plan = _all_stages(recipe, profile, anywhere)
+    plan = plan if until is None else plan.until(until)
+    if all(node.stage.name != "benchmark" for node in plan.nodes):
+        return plan
+    on = measured_on(device, profile, ask)
+    return Plan(nodes=tuple(_bound(node, on.fingerprint) for node in plan.nodes))
+
+
+def _bound(node: Node, fingerprint: str) -> Node:
+    """The node, measuring on that very device."""
+    if not isinstance(node.stage, BenchmarkStage):
+        return node
+    return replace(node, stage=replace(node.stage, fingerprint=fingerprint))
+
+
+def _wherever(profile: TargetProfile) -> TargetProfile:
+    """The profile without its device: the same engine is built wherever it is measured."""
+    return profile.model_copy(update={"device": DeviceSection()})
+
+
+def _all_stages(recipe: Recipe, profile: TargetProfile, anywhere: TargetProfile) -> Plan:
     sources = _find_sources(recipe)
     nodes = [_data_node(recipe, sources)]
-    floats = _onnx_nodes(recipe, sources) if recipe.model.onnx else _torch_nodes(recipe, sources, profile)
+    floats = _onnx_nodes(recipe, sources) if recipe.model.onnx else _torch_nodes(recipe, sources, anywhere)
     nodes += floats
     reference, best = _float_models(nodes)
     candidates = {"dense-fp32": reference, "fp32": best} if reference != best else {"fp32": best}
     if "int8" in profile.quantization.precisions:
-        nodes.append(_quantize_node(recipe, sources, profile, model=best, reference=reference))
+        nodes.append(_quantize_node(recipe, sources, anywhere, model=best, reference=reference))
         candidates["int8"] = "quantize"
     builds = []
     for candidate, model in candidates.items():
-        nodes.append(_build_node(recipe, sources, profile, candidate=candidate, model=model, reference=reference))
+        nodes.append(_build_node(recipe, sources, anywhere, candidate=candidate, model=model, reference=reference))
         builds.append(nodes[-1].name)
-    plan = Plan(nodes=(*nodes, *_closing_nodes(recipe, sources, profile, tuple(builds), reference)))
-    plan = plan if until is None else plan.until(until)
-    if any(node.stage.name == "benchmark" for node in plan.nodes):
-        _check_measurable(profile)
-    return plan
-
-
-def _check_measurable(profile: TargetProfile) -> None:
-    hardware = profile.hardware
-    if not machine.provides(hardware.arch, hardware.isa):
-        needs = " ".join((hardware.arch, *hardware.isa))
-        raise DeviceError(
-            f"target {profile.name!r} cannot be measured on this machine",
-            f"it needs {needs}; this is {machine.arch()} without them, and the profile names no other device",
-            "run this on the device, or build without latency: --set benchmark.measure=false",
-        )
+    return Plan(nodes=(*nodes, *_closing_nodes(recipe, sources, profile, tuple(builds), reference)))
 
 
 def _find_sources(recipe: Recipe) -> _Sources:
@@ -213,15 +223,23 @@ def _closing_nodes(
 ) -> tuple[Node, ...]:
     """Measure, decide, bundle, report."""
     measured: tuple[str, ...] = ("benchmark",) if recipe.benchmark.measure else ()
+    anywhere = _wherever(profile)
+    wanted = recipe.benchmark
+    name = device_name(wanted, profile)
     benchmark = BenchmarkStage(
         source=sources.data,
         profile=profile,
-        budget_s=recipe.benchmark.budget_s,
+        task=recipe.task,
+        device=name,
+        fingerprint="",
+        mode=wanted.mode,
+        budget_s=wanted.budget_s,
+        accuracy_on_device=name != LOCAL if wanted.accuracy_on_device is None else wanted.accuracy_on_device,
         seed=recipe.seed,
-        device=machine.fingerprint(),
     )
-    gate = GateStage(budget=recipe.budget, profile=profile)
-    bundle = BundleStage(recipe_name=recipe.name, profile=profile, source=sources.data, task=recipe.task)
+    gate = GateStage(budget=recipe.budget, profile=anywhere)
+    unnamed = profile.model_copy(update={"device": profile.device.model_copy(update={"name": LOCAL})})
+    bundle = BundleStage(recipe_name=recipe.name, profile=unnamed, source=sources.data, task=recipe.task)
     report = ReportStage(
         recipe=recipe.model_dump(mode="json", include=_REPORTED), profile=profile, source=sources.data, task=recipe.task
     )

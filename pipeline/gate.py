@@ -8,9 +8,12 @@ the measurement says   and so
 faster                 the challenger takes the place (by little too)
 same                   the smaller file takes it
 slower, not shown      the one before keeps it
+nothing (grade F)      the one before keeps it: a void measurement shows nothing
 =====================  ========================================================
 
-Without a measurement the smaller file wins, and every text says that latency was not measured.
+A candidate whose timed outputs were wrong never ships while another one can. One whose measurement is void otherwise
+(throttled, no steady state) is held to the ceilings all the same: such a latency errs on the slow side. Without a
+measurement the smaller file wins, and every text says that latency was not measured.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from pipeline.recipe import BudgetSection
 
 MIB: Final = 1 << 20
 _ROUNDING: Final = 1e-9  # an accuracy exactly at the floor meets it
+_WRONG: Final = 1e9  # worse than any miss of a limit
+_MANY_BLOCKS: Final = 200
 
 Comparer = Callable[[str, str], Mapping[str, Any]]  # (challenger, incumbent) -> verdict, ratio, ci95
 
@@ -35,10 +40,12 @@ class Candidate:
         name: Its name.
         precision: ``fp32`` or ``int8``.
         accuracy: On the validation split.
+        scored_on: The device that accuracy was measured on; empty for the machine that built the engine.
         size_bytes: The engine file.
         latency_ms: Median latency; None when not measured.
         memory_bytes: Peak memory while it runs; None when not measured.
-        outputs_ok: Whether the timed outputs were right; a candidate whose were not is void.
+        outputs_ok: Whether the timed outputs were right.
+        void: Why its measurement is void (grade F); empty when it is not.
     """
 
     name: str
@@ -48,6 +55,8 @@ class Candidate:
     latency_ms: float | None
     memory_bytes: int | None
     outputs_ok: bool
+    void: str = ""
+    scored_on: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,24 +125,57 @@ def _challenge(challenger: Candidate, best: Candidate, compare: Comparer | None)
             smaller,
             f"latency was not measured; {'smaller' if smaller else 'not smaller'} than {best.name} ({sizes})",
         )
+    void = next((item for item in (challenger, best) if item.void), None)
+    if void is not None:
+        return False, f"not shown to be faster: the measurement of {void.name} is void ({void.void})"
     found = compare(challenger.name, best.name)
-    verdict, ratio = str(found["verdict"]), float(found["ratio"])
-    interval = found["ci95"]
-    times = f"{1 / ratio:.2f}x the speed of {best.name}"
-    if interval is not None:
-        times += f" (95 % interval {1 / interval[1]:.2f} to {1 / interval[0]:.2f})"
+    verdict, times = str(found["verdict"]), _times(found, best.name)
     if verdict.startswith("faster"):
         return True, f"{verdict}: {times}"
-    if verdict == "same":
-        return smaller, f"as fast as {best.name}, {'smaller' if smaller else 'not smaller'}: {sizes}"
-    return False, f"{verdict if verdict != 'not shown' else 'not shown to be faster'}: {times}"
+    if verdict.startswith("same"):
+        within = f" within {_percent(found['delta'])}" if found.get("delta") else ""
+        return smaller, f"as fast as {best.name}{within}, {'smaller' if smaller else 'not smaller'}: {sizes}"
+    if verdict.startswith("slower"):
+        return False, f"{verdict}: {times}"
+    withheld = f"; {found['reason']}" if found.get("reason") else ""
+    return False, f"not shown to be faster: {times}{withheld or blocks_text(found)}"
+
+
+def blocks_text(found: Mapping[str, Any]) -> str:
+    """How many blocks would tell two candidates apart, where this campaign did not have enough of them."""
+    needed = found.get("blocks_needed")
+    if not needed or needed <= found.get("blocks", 0):
+        return ""
+    if needed > _MANY_BLOCKS:
+        return "; no campaign of a sensible length would show it"
+    return f"; about {needed} blocks would show it"
+
+
+def _times(found: Mapping[str, Any], incumbent: str) -> str:
+    """``2.21x the speed of fp32 (95 % interval 2.00 to 2.47, A/A noise +-0.8 %)``."""
+    known = []
+    interval = found.get("ci95")
+    if interval is not None:
+        known.append(f"95 % interval {1 / interval[1]:.2f} to {1 / interval[0]:.2f}")
+    if found.get("noise_percent") is not None:
+        known.append(f"A/A noise ±{found['noise_percent']:.1f} %")
+    return f"{1 / float(found['ratio']):.2f}x the speed of {incumbent}" + (f" ({', '.join(known)})" if known else "")
+
+
+def _percent(ratio: float) -> str:
+    """A difference as a share: 0.01, or 1.01, is 1.0 %."""
+    return f"±{100 * (ratio - 1 if ratio > 1 else ratio):.1f} %"
 
 
 def _excesses(candidate: Candidate, reference: Candidate, budget: BudgetSection) -> list[_Excess]:
-    found = [] if candidate.outputs_ok else [_Excess(text="its outputs changed while it was timed", ratio=1e9)]
+    found = [] if candidate.outputs_ok else [_Excess(text="its outputs were wrong while it was timed", ratio=_WRONG)]
     floor = reference.accuracy - budget.accuracy_drop
     if candidate.accuracy < floor - _ROUNDING:
-        text = f"accuracy {candidate.accuracy:.4f} is below the floor {floor:.4f} (reference {reference.accuracy:.4f})"
+        where = f" on device {candidate.scored_on}" if candidate.scored_on else ""
+        text = (
+            f"accuracy {candidate.accuracy:.4f}{where} is below the floor {floor:.4f} "
+            f"(reference {reference.accuracy:.4f})"
+        )
         found.append(_Excess(text=text, ratio=(floor - candidate.accuracy) / max(budget.accuracy_drop, 0.001)))
     ceilings = (
         ("latency", candidate.latency_ms, budget.latency_ms, "ms", "latency_ms"),

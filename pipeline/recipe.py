@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from targets.errors import Fault, InputError, UsageError, faults_error
 from targets.faults import faults_of, read_toml
+from targets.profile import DeviceName
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -109,9 +110,20 @@ class BudgetSection(_Section):
 
 
 class BenchmarkSection(_Section):
-    """One interleaved campaign over all candidates."""
+    """One interleaved campaign over all candidates, on the target or on a device that can stand in for it."""
 
+    device: Annotated[
+        DeviceName | None, Field(description="a registered device, or `local`; the profile's own when not given")
+    ] = None
+    mode: Annotated[
+        Literal["quick", "default", "rigorous"],
+        Field(description="quick: screening, without verdicts; rigorous: more and longer blocks"),
+    ] = "default"
     budget_s: Annotated[PositiveFloat, Field(description="wall-clock seconds for the whole campaign")] = 60.0
+    accuracy_on_device: Annotated[
+        bool | None,
+        Field(description="score the validation split on the device; by default where that is not this machine"),
+    ] = None
     measure: Annotated[bool, Field(description="false: choose by accuracy and size, and say so everywhere")] = True
 
 
@@ -298,8 +310,15 @@ def _training_faults(recipe: Recipe) -> list[Fault]:
 
 
 def _budget_faults(recipe: Recipe) -> list[Fault]:
-    """A ceiling that nobody measures would count as met."""
-    return [
+    """A ceiling that nobody measures would count as met; a device that nobody measures on was meant to be used."""
+    faults = [
+        Fault(
+            where="benchmark.device",
+            what="is not used with benchmark.measure = false",
+            fix="set benchmark.measure = true, or remove benchmark.device (--device)",
+        )
+    ]
+    return (faults if recipe.benchmark.device is not None and not recipe.benchmark.measure else []) + [
         Fault(
             where=f"budget.{key}",
             what="cannot be checked with benchmark.measure = false",

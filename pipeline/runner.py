@@ -17,6 +17,7 @@ from pipeline.events import Notice, Observer, StageFinished, StageProgress, Stag
 from pipeline.plan import Chosen, Node, Plan, Source
 from pipeline.stages.base import Context, configuration
 from pipeline.store import Entry, Store, make_key
+from pipeline.store.place import measuring_folder
 from targets.files import disk_guard
 
 KEY_SCHEMA: Final = 1
@@ -125,6 +126,7 @@ class _Run:
                 progress=self._progress(node),
                 warn=lambda text: self.observer(Notice(text=text)),
                 scratch=scratch,
+                state=measuring_folder(self.store.root),
                 data=self.data,
             )
             started_s = time.monotonic()

@@ -18,6 +18,9 @@ from targets.scheme import SCHEMES
 Arch = Literal["x86_64", "aarch64"]
 Precision = Literal["fp32", "int8"]
 ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+DeviceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+AFFINITY: Final = r"^(default|big|little|[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?){0,63})$"
+LOCAL: Final = "local"
 
 
 class _Section(BaseModel):
@@ -85,10 +88,19 @@ class Pruning(_Section):
     channel_alignment: Annotated[int, Field(ge=1, le=256)] = 8
 
 
-class DeviceTemplate(_Section):
-    """How the device is reached: ``local`` is the machine that runs edgepress."""
+class DeviceSection(_Section):
+    """Where the target is measured, and within which limits.
 
-    kind: Literal["local"] = "local"
+    Attributes:
+        name: ``local`` is the machine that runs edgepress; any other name is a device that ``edgepress devices add``
+            has registered.
+        affinity: CPUs that the engine may use: ``default``, ``big``, ``little``, or a list such as ``0,2-3``.
+        memory_limit_mb: Address space that a measured process may have, in MiB.
+    """
+
+    name: DeviceName = LOCAL
+    affinity: Annotated[str, Field(pattern=AFFINITY)] = "default"
+    memory_limit_mb: Annotated[int, Field(gt=0)] | None = None
 
 
 class Detect(_Section):
@@ -113,7 +125,7 @@ class TargetProfile(_Section):
     engine: EngineOptions
     quantization: Quantization
     pruning: Pruning = Pruning()
-    device: DeviceTemplate = DeviceTemplate()
+    device: DeviceSection = DeviceSection()
 
 
 class _DetectingProfile(_Section):

@@ -69,12 +69,12 @@ def verify_bundle(path: Path, *, run_engine: bool = True) -> VerifyReport:
     with disk_guard(f"unpacking {path}"), tempfile.TemporaryDirectory(prefix="edgepress-verify-") as scratch:
         unpacked = Path(scratch, "unpacked")
         extract_archive(path, unpacked, limits=ArchiveLimits(entries=10_000))
-        return _verify_folder(_only_folder(unpacked, path), run_engine=run_engine)
+        return _verify_folder(only_folder(unpacked, path), run_engine=run_engine)
 
 
 def _verify_folder(folder: Path, *, run_engine: bool) -> VerifyReport:
     manifest = read_manifest(folder / MANIFEST_NAME)
-    _check_files(folder, manifest)
+    check_files(folder, manifest)
     result = _run_golden(folder, manifest) if run_engine else {}
     outputs = list(result.get("outputs", {}).values())
     agreements = [item["argmax_agreement_ratio"] for item in outputs if item["argmax_agreement_ratio"] is not None]
@@ -91,7 +91,12 @@ def _verify_folder(folder: Path, *, run_engine: bool) -> VerifyReport:
     )
 
 
-def _only_folder(unpacked: Path, archive: Path) -> Path:
+def only_folder(unpacked: Path, archive: Path) -> Path:
+    """The one folder at the top of an unpacked archive.
+
+    Raises:
+        RefusedError: There is something else.
+    """
     found = list(unpacked.iterdir())
     if len(found) != 1 or not found[0].is_dir():
         raise RefusedError(
@@ -102,7 +107,12 @@ def _only_folder(unpacked: Path, archive: Path) -> Path:
     return found[0]
 
 
-def _check_files(folder: Path, manifest: Manifest) -> None:
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Re-hashes every file of a bundle.
+
+    Raises:
+        RefusedError: A file is changed, missing, extra or a link; the first one is named.
+    """
     present = {path.name: path for path in regular_files(folder) if path.name != MANIFEST_NAME}
     for name in sorted(manifest.files.keys() - present.keys()):
         raise RefusedError(f"refused: {name} is missing", f"{MANIFEST_NAME} lists it", _REBUILD)

@@ -12,7 +12,10 @@ from typing import Final, NoReturn
 import click
 
 from pipeline.cli.bundles import report, verify
+from pipeline.cli.devices import devices
+from pipeline.cli.layers import layers
 from pipeline.cli.maintenance import cache, doctor, init, schema
+from pipeline.cli.measure import compare, measure
 from pipeline.cli.options import VERSION
 from pipeline.cli.stages import STAGE_COMMANDS, plan, run
 from pipeline.cli.targets import targets
@@ -22,7 +25,8 @@ EPILOG: Final = """
 \b
 Examples:
   edgepress run examples/digits              compress, measure, verify, report
-  edgepress run recipe.toml -t raspberry-pi-5 --set benchmark.measure=false
+  edgepress run recipe.toml -t raspberry-pi-5 --device pi5
+  edgepress measure fp32.tar.gz int8.tar.gz --device pi5
   edgepress verify out/digits/host/bundle.tar.gz
 
 \b
@@ -40,7 +44,12 @@ def cli(*, debug: bool) -> None:
     del debug  # read from sys.argv by main(), which must know it even when parsing fails
 
 
-for command in (run, plan, *STAGE_COMMANDS, verify, report, targets, cache, doctor, init, schema):
+_COMMANDS: Final = (
+    *(run, plan, *STAGE_COMMANDS),
+    *(verify, measure, compare, layers, report),
+    *(devices, targets, cache, doctor, init, schema),
+)
+for command in _COMMANDS:
     cli.add_command(command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,11 @@ target_option = click.option(
     metavar="TARGET",
     help="Profile name or file (repeatable); default: the recipe's.",
 )
+device_option = click.option(
+    "--device",
+    metavar="NAME",
+    help="Where to measure: a registered device (`edgepress devices list`), or local; default: the recipe's.",
+)
 out_option = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -35,6 +41,11 @@ out_option = click.option(
     help="Folder of all results.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+
+def with_device(overrides: Sequence[str], device: str | None) -> tuple[str, ...]:
+    """The recipe's overrides, with ``--device`` as one more; it wins over the others."""
+    return (*overrides, *([f"benchmark.device={json.dumps(device)}"] if device is not None else []))
 
 
 def epilog(*examples: str) -> str:

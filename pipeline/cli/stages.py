@@ -9,7 +9,17 @@ from typing import Any, Final
 
 import click
 
-from pipeline.cli.options import epilog, json_option, out_option, print_json, recipe_argument, set_option, target_option
+from pipeline.cli.options import (
+    device_option,
+    epilog,
+    json_option,
+    out_option,
+    print_json,
+    recipe_argument,
+    set_option,
+    target_option,
+    with_device,
+)
 
 _STAGE_HELP: Final = {
     "prune": "Remove channels: everything up to `prune`.",
@@ -30,16 +40,19 @@ _STAGE_HELP: Final = {
 )
 @recipe_argument
 @target_option
+@device_option
 @out_option
 @set_option
 @json_option
-def run(recipe: Path, targets: Sequence[str], out: Path, overrides: Sequence[str], *, as_json: bool) -> None:
+def run(
+    recipe: Path, targets: Sequence[str], device: str | None, out: Path, overrides: Sequence[str], *, as_json: bool
+) -> None:
     """Run a recipe to a verified bundle and a report, in OUT/<recipe name>/<target>/."""
     from pipeline.api import compress
     from pipeline.cli.console import ConsoleObserver, json_observer
     from pipeline.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, with_device(overrides, device))
     with nullcontext(json_observer) if as_json else ConsoleObserver() as observer:
         results = compress(loaded, targets=targets, out=out, observer=observer)
     if as_json:
@@ -60,16 +73,17 @@ def run(recipe: Path, targets: Sequence[str], out: Path, overrides: Sequence[str
 )
 @recipe_argument
 @target_option
+@device_option
 @set_option
 @json_option
-def plan(recipe: Path, targets: Sequence[str], overrides: Sequence[str], *, as_json: bool) -> None:
+def plan(recipe: Path, targets: Sequence[str], device: str | None, overrides: Sequence[str], *, as_json: bool) -> None:
     """Show which stages a recipe needs and which of them are in the store; runs nothing."""
     from pipeline.api import load_profiles, open_store
     from pipeline.compose import compose
     from pipeline.recipe import load_recipe
     from pipeline.runner import cached_state
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, with_device(overrides, device))
     document: list[dict[str, Any]] = []
     for profile in load_profiles(loaded, targets):
         composed = compose(loaded, profile)
@@ -96,6 +110,7 @@ def _stage_command(stage: str) -> click.Command:
     )
     @recipe_argument
     @target_option
+    @device_option
     @click.option(
         "--out",
         type=click.Path(path_type=Path, file_okay=False),
@@ -104,9 +119,15 @@ def _stage_command(stage: str) -> click.Command:
     @set_option
     @json_option
     def command(
-        recipe: Path, targets: Sequence[str], out: Path | None, overrides: Sequence[str], *, as_json: bool
+        recipe: Path,
+        targets: Sequence[str],
+        device: str | None,
+        out: Path | None,
+        overrides: Sequence[str],
+        *,
+        as_json: bool,
     ) -> None:
-        _run_until(stage, recipe, targets, out, overrides, as_json=as_json)
+        _run_until(stage, recipe, targets, out, with_device(overrides, device), as_json=as_json)
 
     return command
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.benchmarking.modules import source_modules, write_modules
 from pipeline.graph import flat_outputs, set_training
 from targets.errors import InputError
 from targets.onnxfile import ModelIo, io_of, open_onnx
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def export_onnx(graph: GraphModule, example: Mapping[str, Tensor], out: Path, *, opset: int) -> ModelIo:
-    """Writes ``model.onnx`` and ``io.json`` into ``out``.
+    """Writes ``model.onnx``, ``io.json`` and ``modules.json`` (which module each node comes from) into ``out``.
 
     Args:
         graph: A traced model; exported in evaluation mode.
@@ -61,6 +62,7 @@ def export_onnx(graph: GraphModule, example: Mapping[str, Tensor], out: Path, *,
     assert program is not None
     model = program.model_proto
     _check_opset(model, opset)
+    write_modules(out, source_modules(model))
     strip_build_traces(model)
     path = out / "model.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))

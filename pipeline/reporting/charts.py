@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.reporting.schema import Candidate, Epoch, RunReport
 from pipeline.reporting.text import wilson
+from pipeline.reporting.timeline import draw_timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,11 @@ def charts(run: RunReport) -> dict[str, str]:
         drawn["tradeoff"] = (lambda axes: _tradeoff(axes, run), 3.1)
     if _blocked(run):
         drawn["blocks"] = (lambda axes: _blocks(axes, run), 3.1)
+    if _blocked(run) or any(c.quantiles_ms for c in run.candidates):
         drawn["ecdf"] = (lambda axes: _ecdf(axes, run), 3.1)
+    times = run.timeline
+    if times is not None and any(process.ms for process in times.processes):
+        drawn["timeline"] = (lambda axes: draw_timeline(axes, times), 3.1)
     curves = {name: epochs for name, epochs in run.curves.items() if epochs}
     if any(e.loss is not None for epochs in curves.values() for e in epochs):
         drawn["loss"] = (lambda axes: _curves(axes, curves, lambda e: e.loss, "training loss"), 2.6)
@@ -132,20 +137,25 @@ def _blocks(axes: Axes, run: RunReport) -> None:
 
 
 def _ecdf(axes: Axes, run: RunReport) -> None:
-    for candidate, colour in _blocked(run):
-        axes.ecdf(list(candidate.block_medians_ms), color=colour, label=_short(candidate.name))
+    """Single inferences where their quantiles are known, else the medians of the processes."""
+    single = [(candidate, colour) for candidate, colour in _coloured(run) if len(candidate.quantiles_ms) > 1]
+    for candidate, colour in single or _blocked(run):
+        values = list(candidate.quantiles_ms if single else candidate.block_medians_ms)
+        axes.ecdf(values, color=colour, label=_short(candidate.name))
     axes.set_xscale("log")
     _plain_log_axis(axes)
-    axes.set_xlabel("median latency of a process, ms (log scale)")
+    axes.set_xlabel(f"{'latency of an inference' if single else 'median latency of a process'}, ms (log scale)")
     axes.set_ylim(-0.03, 1.03)
-    axes.set_ylabel("share of processes")
-    axes.legend(loc="best")
+    axes.set_ylabel(f"share of {'inferences' if single else 'processes'}")
+    axes.legend(loc="lower right" if single else "best")
 
 
 def _plain_log_axis(axes: Axes) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    low, high = axes.get_xlim()
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high < 8 * low else (1.0, 2.0, 5.0) if high < 200 * low else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -9,6 +9,8 @@ from importlib import metadata
 from typing import Any, Final
 
 from pipeline.artifacts import Artifact, CandidateBuild, QuantizedModel
+from pipeline.reporting.measured import campaign_conditions, measured_part, not_included, timeline
+from pipeline.reporting.verdicts import verdict_sentence
 from targets.profile import TargetProfile, profile_names
 
 TITLES: Final = {
@@ -40,6 +42,7 @@ class RunFacts:
         metric: Name of the task's metric.
         stages: Artifacts in the order they were made.
         campaign: ``benchmark.json``; None when nothing was measured.
+        raw: All its samples, as `pipeline.benchmarking.raw.read_raw` gives them.
         verdict: Results of the gate.
         builds: The candidates, the uncompressed one first.
         test_accuracy: By candidate, where the test split was read.
@@ -55,6 +58,7 @@ class RunFacts:
     builds: Sequence[CandidateBuild]
     test_accuracy: Mapping[str, float]
     samples: Mapping[str, int]
+    raw: Sequence[Mapping[str, Any]] = ()
 
 
 def compose_run(facts: RunFacts) -> dict[str, Any]:
@@ -83,13 +87,21 @@ def compose_run(facts: RunFacts) -> dict[str, Any]:
         "inspect": _inspection(shipped_build.read_json("inspect.json")),
         "layers": [_layer(layer) for layer in quantized.read_json("layers.json")] if quantized else [],
         "calibration": _calibration(quantized) if quantized else [],
+        "timeline": timeline(facts.verdict["shipped"], facts.campaign, facts.raw) if facts.campaign else None,
         "conditions": _conditions(facts, shipped_build.read_json("engine.json")),
+        "not_included": not_included(facts.campaign) if facts.campaign else [],
         "warnings": _warnings(facts, results),
-        "reproduce": [f"edgepress run <folder of the recipe> --target {_target(facts.profile)}"],
+        "reproduce": [_again(facts)],
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _VERSIONS}},
         "validation": {"split": "validation", "samples": facts.samples.get("validation")},
         "test": {"split": "test", "samples": facts.samples.get("test")},
     }
+
+
+def _again(facts: RunFacts) -> str:
+    device = facts.campaign["device"].get("id", "local") if facts.campaign else "local"
+    named = "" if device == "local" else f" --device {device}"
+    return f"edgepress run <folder of the recipe> --target {_target(facts.profile)}{named}"
 
 
 def _target(profile: TargetProfile) -> str:
@@ -130,7 +142,7 @@ def _candidate(build: CandidateBuild, facts: RunFacts) -> dict[str, Any]:
         "shipped": name == facts.verdict["shipped"],
         "reasons": list(facts.verdict["of_each"][name]),
     }
-    return row | (_measured(name, facts.campaign, _name(facts.builds[0])) if facts.campaign else {})
+    return row | (measured_part(name, facts.campaign, facts.raw, _name(facts.builds[0])) if facts.campaign else {})
 
 
 def _model_behind(candidate: str, facts: RunFacts) -> Mapping[str, Any]:
@@ -142,63 +154,37 @@ def _model_behind(candidate: str, facts: RunFacts) -> Mapping[str, Any]:
     return next((by_name[name] for name in order if name in by_name), {})
 
 
-def _measured(name: str, campaign: Mapping[str, Any], reference: str) -> dict[str, Any]:
-    result = campaign["results"][name]
-    memory = result["memory"]["run_peak"]
-    return {
-        "latency_ms": {key: result["latency_ms"][key] for key in ("value", "ci95", "k")},
-        "p90_ms": result["tail_ms"]["p90"]["value"],
-        "p99_ms": result["tail_ms"]["p99"]["value"],
-        "load_ms": result["load_ms"]["value"],
-        "first_ms": result["first_ms"]["value"],
-        "peak_memory_bytes": memory["max_bytes"] if memory else None,
-        "block_medians_ms": [
-            run["median_ns"] / 1e6
-            for run in campaign["runs"]
-            if run["engine"] == name and run["block"] < campaign["campaign"]["blocks"]
-        ],
-        "vs_reference": None if name == reference else _comparison(name, campaign, reference),
-    }
-
-
-def _comparison(name: str, campaign: Mapping[str, Any], reference: str) -> dict[str, Any] | None:
-    """Speed against the reference; None where the campaign did not compare them (an engine with wrong outputs)."""
-    from pipeline.benchmarking.analysis import find_comparison
-
-    if not any({name, reference} == {item["a"], item["b"]} for item in campaign["comparison"]):
-        return None
-    found = find_comparison(campaign, name, reference)
-    interval = found["ci95"]
-    return {
-        "reference": reference,
-        "ratio": 1 / found["ratio"],
-        "ci95": None if interval is None else [1 / interval[1], 1 / interval[0]],
-        "verdict": found["verdict"],
-    }
-
-
 def _sentence(facts: RunFacts, candidates: Sequence[Mapping[str, Any]]) -> str:
     reference = candidates[0]
     shipped = next(candidate for candidate in candidates if candidate["shipped"])
-    points = (shipped["accuracy"] - reference["accuracy"]) * 100
-    change = (
-        f"{facts.metric} {shipped['accuracy']:.4f} on validation ({points:+.2f} points against {reference['name']})"
-    )
-    size = f"{shipped['size_bytes'] / reference['size_bytes']:.0%} of its size"
     start = (
         f"{shipped['name']} ships on {facts.profile.name}"
         if facts.verdict["met_budget"]
         else f"Nothing meets the budget; {shipped['name']} is closest"
     )
+    change = _change(facts, shipped, reference)
     if shipped is reference:
-        return f"{start}: no compressed candidate was shown to be better; {change}."
+        return f"{start}: no compressed candidate was shown to be better; {change}{_grade(shipped)}."
+    size = f"{shipped['size_bytes'] / reference['size_bytes']:.0%} of its size"
     if facts.campaign is None:
         return f"{start}: latency was not measured; {change}, {size}."
-    versus = shipped["vs_reference"]
-    if versus is None:
-        return f"{start}: its speed was not compared with that of {reference['name']}; {change}, {size}."
-    interval = f" (95 % interval {versus['ci95'][0]:.2f} to {versus['ci95'][1]:.2f})" if versus["ci95"] else ""
-    return f"{start}: {versus['ratio']:.2f}x the speed of {reference['name']}{interval}, {change}, {size}."
+    speed = verdict_sentence(facts.campaign, shipped["name"], reference["name"])
+    return f"{start}. {speed} {change[0].upper()}{change[1:]}, {size}{_grade(shipped)}."
+
+
+def _change(facts: RunFacts, shipped: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
+    """What compression cost, from the answers that the gate judged by."""
+    on_device = shipped.get("accuracy_device") is not None and reference.get("accuracy_device") is not None
+    key = "accuracy_device" if on_device else "accuracy"
+    points = (shipped[key] - reference[key]) * 100
+    where = "validation"
+    if on_device and facts.campaign:
+        where += f", on device {facts.campaign['device'].get('id')}"
+    return f"{facts.metric} {shipped[key]:.4f} on {where} ({points:+.2f} points against {reference['name']})"
+
+
+def _grade(shipped: Mapping[str, Any]) -> str:
+    return f"; measurement grade {shipped['quality']}" if shipped.get("quality") else ""
 
 
 def _inspection(inspection: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,22 +233,7 @@ def _conditions(facts: RunFacts, engine: Mapping[str, Any]) -> dict[str, Any]:
     }
     if facts.campaign is None:
         return {"latency": "not measured (benchmark.measure = false)", **fixed}
-    campaign, device, quality = facts.campaign["campaign"], facts.campaign["device"], facts.campaign["quality"]
-    return {
-        "measured": campaign["utc_start"],
-        "CPU": device.get("cpu_model"),
-        "usable cores": device.get("usable_cores"),
-        "virtual machine": device.get("virtualised"),
-        "kernel": device.get("kernel"),
-        "system": device.get("os"),
-        "blocks": campaign["blocks"],
-        "stopped by": campaign["stop"],
-        "campaign seconds": campaign["wall_s"],
-        "quality": quality["grade"],
-        "why this grade": "; ".join(quality["reasons"]),
-        "batch": facts.campaign["scenario"]["batch"],
-        **fixed,
-    }
+    return {**campaign_conditions(facts.campaign), **fixed}
 
 
 def _warnings(facts: RunFacts, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:

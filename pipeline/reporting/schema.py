@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from pipeline.reporting.schema_measured import LAYOUT, Comparison, Interval, Timeline
 from targets.errors import InputError, faults_error
 from targets.faults import faults_of
 
@@ -19,7 +20,7 @@ _MAX_RUN_BYTES = 256 << 20
 
 
 class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+    model_config = LAYOUT
 
 
 class Target(_Data):
@@ -64,36 +65,6 @@ class Verdict(_Data):
     reasons: tuple[str, ...] = ()
     met_budget: bool = True
     exit_code: int = 0
-
-
-class Interval(_Data):
-    """A measured value.
-
-    Attributes:
-        value: The estimate.
-        ci95: Its 95 % confidence interval, low and high; None when it has none.
-        k: Number of blocks (fresh processes) behind it.
-    """
-
-    value: float
-    ci95: tuple[float, float] | None = None
-    k: int | None = None
-
-
-class Comparison(_Data):
-    """A candidate against the reference, from interleaved blocks of one campaign.
-
-    Attributes:
-        reference: Name of the other candidate.
-        ratio: Reference latency / own latency: 2.0 is twice as fast.
-        ci95: Its 95 % confidence interval.
-        verdict: ``faster``, ``faster, by little``, ``same``, ``slower``, ``not shown``.
-    """
-
-    reference: str = "the reference"
-    ratio: float
-    ci95: tuple[float, float] | None = None
-    verdict: str = ""
 
 
 class StageMetrics(_Data):
@@ -149,13 +120,22 @@ class Candidate(_Data):
         macs: Multiply-accumulates of one sample.
         latency_ms: Median latency of one sample.
         p90_ms: 90th percentile; None when there are too few samples to tell.
+        p90_note: How many samples it rests on and its bound, or why there is none.
         p99_ms: 99th percentile; the same.
+        p99_note: The same.
+        throughput_ips: Inferences a second, back to back, by wall time.
         load_ms: Time to open the engine.
         first_ms: Time of the first inference.
         peak_memory_bytes: Largest resident memory of the process that serves it.
+        load_peak_bytes: The same while it loads.
+        unique_memory_bytes: Memory that is this process's alone, in steady state.
+        accuracy_device: The task's metric on the validation split, from answers that the measured device gave.
+        quality: Grade of its measurement: A, B, C, or F (void).
+        quality_reasons: Why it is not better.
         shipped: Whether this one is in the bundle.
         reasons: What the gate says about it, one line each.
         block_medians_ms: Median latency in each block, in block order: block i of all candidates ran together.
+        quantiles_ms: Latency of single inferences at 0, 0.5, ... 100 percent of all of them, slowest last.
         vs_reference: Against the reference candidate.
     """
 
@@ -168,13 +148,22 @@ class Candidate(_Data):
     macs: int | None = None
     latency_ms: Interval | None = None
     p90_ms: float | None = None
+    p90_note: str = ""
     p99_ms: float | None = None
+    p99_note: str = ""
+    throughput_ips: float | None = None
     load_ms: float | None = None
     first_ms: float | None = None
     peak_memory_bytes: int | None = None
+    load_peak_bytes: int | None = None
+    unique_memory_bytes: int | None = None
+    accuracy_device: float | None = None
+    quality: str = ""
+    quality_reasons: tuple[str, ...] = ()
     shipped: bool = False
     reasons: tuple[str, ...] = ()
     block_medians_ms: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    quantiles_ms: tuple[Annotated[float, Field(gt=0)], ...] = ()
     vs_reference: Comparison | None = None
 
 
@@ -298,12 +287,14 @@ class RunReport(_Data):
         budget: What the recipe asks for, by key.
         stages: In the order they ran.
         candidates: What the gate compared.
+        timeline: Single inferences of the candidate that shipped, over the campaign.
         curves: Training curves, by stage (``train``, ``distill``).
         widths: Channels before and after pruning.
         inspect: What the shipped engine really is.
         layers: Layers of the quantised model.
         calibration: Ranges of its tensors.
         conditions: Where and how it was measured, by what it is.
+        not_included: What its latencies are not, one line each.
         warnings: What the reader should know.
         reproduce: Commands that make this run again.
         deploy: Commands for the device; sensible ones when empty.
@@ -320,12 +311,14 @@ class RunReport(_Data):
     budget: dict[str, Any] = {}
     stages: tuple[Stage, ...] = ()
     candidates: tuple[Candidate, ...] = ()
+    timeline: Timeline | None = None
     curves: dict[str, tuple[Epoch, ...]] = {}
     widths: tuple[Width, ...] = ()
     inspect: Inspection = Inspection()
     layers: tuple[Layer, ...] = ()
     calibration: tuple[Calibrated, ...] = ()
     conditions: dict[str, Any] = {}
+    not_included: tuple[str, ...] = ()
     warnings: tuple[Warned, ...] = ()
     reproduce: tuple[str, ...] = ()
     deploy: tuple[str, ...] = ()

@@ -19,19 +19,30 @@ def candidate_rows(report: RunReport) -> list[tuple[str, list[str]]]:
         ("speed", lambda c: text.speedup(c.vs_reference)),
         ("against", lambda c: c.vs_reference.reference if c.vs_reference else text.NONE),
         ("shown to be", lambda c: c.vs_reference.verdict if c.vs_reference and c.vs_reference.verdict else text.NONE),
-        ("p90", lambda c: text.milliseconds(c.p90_ms)),
-        ("p99", lambda c: text.milliseconds(c.p99_ms)),
+        ("p90", lambda c: _percentile(c.p90_ms, c.p90_note)),
+        ("p99", lambda c: _percentile(c.p99_ms, c.p99_note)),
+        ("throughput", lambda c: text.NONE if c.throughput_ips is None else f"{text.number(c.throughput_ips)}/s"),
         (f"{report.validation.split} {metric}", lambda c: text.score(c.accuracy, metric)),
+        (f"{metric} on the device", lambda c: text.score(c.accuracy_device, metric)),
         (f"{test.split} {metric}", lambda c: text.score_interval(c.accuracy_test, metric, test.samples)),
         ("size", lambda c: text.size(c.size_bytes)),
         ("parameters", lambda c: text.count(c.parameters)),
         ("MACs", lambda c: text.count(c.macs)),
-        ("peak memory", lambda c: text.size(c.peak_memory_bytes)),
+        ("run peak", lambda c: text.size(c.peak_memory_bytes)),
+        ("load peak", lambda c: text.size(c.load_peak_bytes)),
+        ("memory of its own", lambda c: text.size(c.unique_memory_bytes)),
         ("load", lambda c: text.milliseconds(c.load_ms)),
         ("first inference", lambda c: text.milliseconds(c.first_ms)),
+        ("quality", lambda c: c.quality or text.NONE),
     ]
     filled = [(label, [cell(candidate) for candidate in report.candidates]) for label, cell in rows]
     return [(label, cells) for label, cells in filled if any(cell != text.NONE for cell in cells)]
+
+
+def _percentile(value: float | None, note: str) -> str:
+    """``0.71 ms [n = 700, at most 0.74 ms]``, or why there is none."""
+    shown, rest = text.percentile(value, note)
+    return f"{shown} [{rest}]" if rest else shown
 
 
 def stage_table(report: RunReport) -> tuple[list[str], list[tuple[Stage, list[str]]]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.reporting.schema import Comparison, Interval
+from pipeline.reporting.schema_measured import Comparison, Interval
 
 NONE: Final = "\N{EN DASH}"  # says "no value"
+BY_PROCESS: Final = "by process"  # opens the note of a percentile that differs from process to process
+TIMES: Final = "\N{MULTIPLICATION SIGN}"
 _RATIO_METRICS: Final = frozenset({"accuracy", "top1", "top5", "f1", "precision", "recall", "miou", "map", "auroc"})
 _Z95: Final = 1.959964
 _SECRETS: Final = (
@@ -36,9 +38,15 @@ def interval(measured: Interval | None, unit: str) -> str:
         return NONE
     if measured.ci95 is None:
         return f"{number(measured.value)} {unit}"
-    low, high = measured.ci95
-    places = _places((high - low) / 2, measured.value)
-    return f"{measured.value:.{places}f} {unit} [{low:.{places}f}, {high:.{places}f}]"
+    value, low, high = supported(measured.value, measured.ci95)
+    return f"{value} {unit} [{low}, {high}]"
+
+
+def supported(value: float, ci95: Sequence[float]) -> tuple[str, str, str]:
+    """A value and the ends of its interval, in as many digits as the interval supports."""
+    low, high = ci95
+    places = max(_places((high - low) / 2, value), _first_digit(value))
+    return f"{value:.{places}f}", f"{low:.{places}f}", f"{high:.{places}f}"
 
 
 def spread(measured: Interval) -> str:
@@ -52,7 +60,7 @@ def speedup(comparison: Comparison | None) -> str:
     """``2.2x [2.0, 2.5]``, with a real multiplication sign: how many times faster than the reference."""
     if comparison is None:
         return NONE
-    return interval(Interval(value=comparison.ratio, ci95=comparison.ci95), "×").replace(" ×", "×")  # noqa: RUF001
+    return interval(Interval(value=comparison.ratio, ci95=comparison.ci95), TIMES).replace(f" {TIMES}", TIMES)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -68,6 +76,16 @@ def number(value: float | None, digits: int = 3) -> str:
 def milliseconds(value: float | None) -> str:
     """``0.213 ms``."""
     return NONE if value is None else f"{number(value)} ms"
+
+
+def percentile(value: float | None, note: str) -> tuple[str, str]:
+    """A percentile and what it rests on; where processes differ too much for one number, only their range."""
+    if note.startswith(BY_PROCESS):
+        span, _, rest = note.partition(", ")
+        return span, rest
+    if value is None:
+        return note or NONE, ""
+    return milliseconds(value), note
 
 
 def count(value: float | None) -> str:
@@ -146,6 +164,11 @@ def _places(half_width: float, value: float) -> int:
     exponent = math.floor(math.log10(half_width))
     leading = half_width / 10.0**exponent
     return min(9, max(0, -exponent + (1 if leading < 3 else 0)))  # noqa: PLR2004 - a 1 or a 2
+
+
+def _first_digit(value: float) -> int:
+    """Decimals that show one digit of the value, however wide its interval is."""
+    return 0 if value == 0 else min(9, max(0, -math.floor(math.log10(abs(value)))))
 
 
 def _clean(text: str, home: str) -> str:

@@ -34,12 +34,15 @@ class Context:
         progress: Reports progress.
         warn: Tells the user something that does not stop the run.
         scratch: An empty folder of this stage's own, removed after it.
+        state: A private folder that outlives the run: what an interrupted measurement has finished, and what is known
+            of devices.
         data: The data of this run, loaded once.
     """
 
     progress: Progress
     warn: Callable[[str], None]
     scratch: Path
+    state: Path
     data: LoadedData
 
 

@@ -6,19 +6,26 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, final
 
 from pipeline.artifacts import CandidateBuild, DatasetInfo, Measurement
 from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
+from pipeline.tasks import TASKS
 from targets.profile import TargetProfile
 
+if TYPE_CHECKING:
+    from pipeline.benchmarking.request import Entrant
+    from pipeline.data import Split
+    from targets.devices.base import Device
+
 SAMPLES: Final = 64
+_ACCURACY_SHARE: Final = 0.3  # of the progress shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkInputs:
-    """The engines, and data to feed them."""
+    """The engines, the uncompressed one first, and data to feed them."""
 
     data: DatasetInfo
     builds: tuple[CandidateBuild, ...]
@@ -27,18 +34,24 @@ class BenchmarkInputs:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkStage(Stage[BenchmarkInputs]):
-    """Measures. Its outcome is a measurement: kept, reused, and different on every machine.
+    """Measures. Its outcome is a measurement: kept, reused, and different on every device.
+
+    A device that is lost ends the stage; what it had finished is kept, and the next run goes on from there.
 
     Attributes:
         source: The data.
         profile: The target.
+        task: Name of the task.
+        device: Name of the device that is measured.
+        fingerprint: What that device is.
+        mode: How thorough.
         budget_s: Wall clock of the campaign.
+        accuracy_on_device: Whether the validation split is scored there too.
         seed: Seed of the order within blocks.
-        device: Fingerprint of the machine that is measured.
     """
 
     name = "benchmark"
-    version = 1
+    version = 2
     consumes = BenchmarkInputs
     produces = Measurement
     measured = True
@@ -46,39 +59,84 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
 
     source: DataSource
     profile: TargetProfile
-    budget_s: float
-    seed: int
+    task: str
     device: str
+    fingerprint: str
+    mode: Literal["quick", "default", "rigorous"]
+    budget_s: float
+    accuracy_on_device: bool
+    seed: int
 
     def run(self, src: BenchmarkInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes ``benchmark.json`` and all raw samples."""
-        from pipeline.benchmarking.protocol import run_campaign
+        from pipeline.benchmarking.campaign import run_campaign
+        from pipeline.benchmarking.request import CampaignOptions
         from pipeline.stages.import_onnx import bind_to_onnx
-        from pipeline.stages.inference import save_inputs
         from targets.devices import device
 
         data = context.data.checked(self.source, src.data)
-        samples = context.scratch / "samples.npz"
         split = bind_to_onnx(data["validation"], src.builds[0].read_json("engine.json"))
-        save_inputs(samples, split.take(slice(0, SAMPLES)))
+        target = device(self.device)
+        accuracy = self._accuracy(src, split, target, context) if self.accuracy_on_device else {}
+        begin = _ACCURACY_SHARE if accuracy else 0.0
         campaign = run_campaign(
-            {candidate_name(build): build.folder for build in src.builds},
-            samples,
-            device(self.profile.device.kind),
-            budget_s=self.budget_s,
-            seed=self.seed,
+            self._entrants(src, split, context.scratch),
+            target,
+            CampaignOptions(
+                budget_s=self.budget_s,
+                seed=self.seed,
+                mode=self.mode,
+                affinity=self.profile.device.affinity,
+                memory_limit_mb=self.profile.device.memory_limit_mb,
+            ),
+            state=context.state,
             raw_path=out / "raw.json.gz",
             on_progress=lambda at: context.progress(
-                min(1.0, at.elapsed_s / at.budget_s), f"block {at.block + 1}: {at.engine}"
+                min(1.0, begin + (1 - begin) * at.elapsed_s / at.budget_s), f"block {at.block + 1}: {at.engine}"
             ),
         )
-        (out / "benchmark.json").write_text(json.dumps(campaign, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        document = {**campaign, "accuracy_on_device": accuracy}
+        (out / "benchmark.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return {
+            "device": self.device,
+            "mode": self.mode,
             "blocks": campaign["campaign"]["blocks"],
             "stop": campaign["campaign"]["stop"],
             "quality": campaign["quality"]["grade"],
             "latencies_ms": {name: result["latency_ms"]["value"] for name, result in campaign["results"].items()},
+            "accuracies_on_device": {name: found["value"] for name, found in accuracy.items()},
         }
+
+    def _accuracy(
+        self, src: BenchmarkInputs, split: Split, target: Device, context: Context
+    ) -> dict[str, dict[str, Any]]:
+        from pipeline.benchmarking.accuracy import Labelled, score_on_device
+
+        return score_on_device(
+            {candidate_name(build): build.folder for build in src.builds},
+            Labelled(inputs=split.inputs, labels=split.labels),
+            TASKS[self.task],
+            target,
+            context.scratch,
+            on_share=lambda done, name: context.progress(_ACCURACY_SHARE * done, f"scoring {name} on {self.device}"),
+        )
+
+    def _entrants(self, src: BenchmarkInputs, split: Split, scratch: Path) -> list[Entrant]:
+        from pipeline.benchmarking.request import Entrant
+        from pipeline.stages.expected import write_expected
+        from pipeline.stages.inference import save_inputs
+
+        timed = split.take(slice(0, SAMPLES))
+        samples = scratch / "samples.npz"
+        save_inputs(samples, timed)
+        entrants = []
+        for index, build in enumerate(src.builds):
+            expected = scratch / f"expected-{index}.npz"
+            write_expected(build, timed, self.profile, scratch, expected)
+            entrants.append(
+                Entrant(name=candidate_name(build), folder=build.folder, samples=samples, expected=expected)
+            )
+        return entrants
 
 
 def candidate_name(build: CandidateBuild) -> str:

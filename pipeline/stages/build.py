@@ -36,7 +36,7 @@ class BuildStage(Stage[BuildInputs]):
     """
 
     name = "build"
-    version = 1
+    version = 2
     consumes = BuildInputs
     produces = CandidateBuild
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -48,10 +48,12 @@ class BuildStage(Stage[BuildInputs]):
 
     def run(self, src: BuildInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes engine file, ``engine.json`` and ``inspect.json``; returns accuracy and size."""
+        from pipeline.benchmarking.modules import note_modules
         from pipeline.stages.evaluate import evaluate
         from pipeline.stages.inference import build_engine
 
         summary = build_engine(src.model.model, self.profile, self.precision, out)
+        note_modules(out, summary["engine"]["file"], src.model.model)
         context.progress(0.5, "scoring the engine on the validation split")
         data = context.data.checked(self.source, src.data)
         accuracy = evaluate(out, "validation", src.reference, self.profile, TASKS[self.task], data, context.scratch)

@@ -74,7 +74,7 @@ class BundleStage(Stage[BundleInputs]):
             golden_inputs=dict(golden.inputs),
             golden_outputs=outputs,
             rtol=GOLDEN_RTOL,
-            atol={name: _atol(array, engine["precision"]) for name, array in outputs.items()},
+            atol={name: golden_atol(array, engine["precision"]) for name, array in outputs.items()},
             manifest_fields={
                 "name": self.recipe_name,
                 "target": self.profile.name,
@@ -101,7 +101,8 @@ class BundleStage(Stage[BundleInputs]):
         verify_bundle(out / "bundle.tar.gz")
 
 
-def _atol(outputs: npt.NDArray[Any], precision: str) -> float:
+def golden_atol(outputs: npt.NDArray[Any], precision: str) -> float:
+    """The absolute error that an output may have on another machine, from what it is here."""
     import numpy as np
 
     values = outputs.astype(np.float64)  # an output may be bool, or an integer that overflows

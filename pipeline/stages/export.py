@@ -37,7 +37,7 @@ class ExportStage(Stage[ExportInputs]):
     """
 
     name = "export"
-    version = 1
+    version = 2
     consumes = ExportInputs
     produces = OnnxModel
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
@@ -48,7 +48,7 @@ class ExportStage(Stage[ExportInputs]):
     seed: int
 
     def run(self, src: ExportInputs, out: Path, context: Context) -> Mapping[str, Any]:
-        """Writes ``model.onnx`` and ``io.json``; returns the largest difference to torch per output."""
+        """Writes model, ``io.json`` and ``modules.json``; returns the largest difference to torch per output."""
         from pipeline.exporting import check_parity, export_onnx
         from pipeline.stages.inference import run_onnx
         from pipeline.torchmodel import example_inputs, load_model

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, final
 from pipeline.artifacts import CandidateBuild, Measurement, Verdict
 from pipeline.gate import Candidate, Comparer, decide
 from pipeline.recipe import BudgetSection
+from pipeline.reporting.verdicts import void_reason
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.benchmark import candidate_name
 from targets.profile import TargetProfile
@@ -35,7 +36,7 @@ class GateStage(Stage[GateInputs]):
     """
 
     name = "gate"
-    version = 1
+    version = 2
     consumes = GateInputs
     produces = Verdict
     measured = True
@@ -50,7 +51,9 @@ class GateStage(Stage[GateInputs]):
         campaign = src.measurement[0].read_json("benchmark.json") if src.measurement else None
         candidates = [_candidate(build, campaign) for build in src.builds]
         decision = decide(candidates, self._budget(), _comparer(campaign))
+        scored_on = sorted({candidate.scored_on for candidate in candidates if candidate.scored_on})
         results = {
+            "accuracy_from": scored_on[0] if scored_on else "",
             "chosen": f"build:{decision.chosen}",
             "shipped": decision.chosen,
             "met_budget": decision.met_budget,
@@ -77,16 +80,22 @@ def _tighter(*limits: float | None) -> float | None:
 
 def _candidate(build: CandidateBuild, campaign: Mapping[str, Any] | None) -> Candidate:
     name = candidate_name(build)
-    measured = campaign["results"][name] if campaign else None
-    memory = measured["memory"]["run_peak"] if measured else None
+    known = {"name": name, "precision": build.results["precision"], "size_bytes": build.results["size_bytes"]}
+    if campaign is None:
+        return Candidate(
+            **known, accuracy=build.results["accuracy"], latency_ms=None, memory_bytes=None, outputs_ok=True
+        )
+    measured = campaign["results"][name]
+    memory = measured["memory"]["run_peak"]
+    scored = campaign.get("accuracy_on_device", {}).get(name)
     return Candidate(
-        name=name,
-        precision=build.results["precision"],
-        accuracy=build.results["accuracy"],
-        size_bytes=build.results["size_bytes"],
-        latency_ms=measured["latency_ms"]["value"] if measured else None,
+        **known,
+        accuracy=scored["value"] if scored else build.results["accuracy"],
+        scored_on=scored["device"] if scored else "",
+        latency_ms=measured["latency_ms"]["value"],
         memory_bytes=memory["max_bytes"] if memory else None,
-        outputs_ok=measured["outputs_ok"] is not False if measured else True,
+        outputs_ok=measured["outputs_ok"] is not False,
+        void=void_reason(campaign, name),
     )
 
 
@@ -96,7 +105,9 @@ def _comparer(campaign: Mapping[str, Any] | None) -> Comparer | None:
         return None
     from pipeline.benchmarking.analysis import find_comparison
 
+    noise = campaign["noise"].get("floor_pct")
+
     def compare(challenger: str, incumbent: str) -> Mapping[str, Any]:
-        return find_comparison(campaign, challenger, incumbent)
+        return {**find_comparison(campaign, challenger, incumbent), "noise_percent": noise}
 
     return compare

@@ -101,13 +101,18 @@ def run_engine(
 
 
 def save_inputs(path: Path, split: Split) -> None:
-    """Writes the split's inputs as ``.npz``, under any names: ``np.savez`` has no room for one called ``file``."""
+    """Writes the split's inputs as ``.npz``."""
+    save_arrays(path, split.inputs)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes arrays as ``.npz``, under any names: ``np.savez`` has no room for one called ``file``."""
     import zipfile
 
     from numpy.lib import format as npy
 
     with zipfile.ZipFile(path, "w") as archive:
-        for name, array in split.inputs.items():
+        for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 npy.write_array(member, array, allow_pickle=False)
 

@@ -45,7 +45,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
     """
 
     name = "quantize"
-    version = 1
+    version = 2
     consumes = QuantizeInputs
     produces = QuantizedModel
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime")
@@ -58,6 +58,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
 
     def run(self, src: QuantizeInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the `QuantizedModel`."""
+        from pipeline.benchmarking.modules import read_modules, write_modules
         from pipeline.stages.evaluate import evaluate
         from pipeline.stages.import_onnx import bind_to_onnx
         from pipeline.stages.inference import build_engine, save_inputs
@@ -83,6 +84,8 @@ class QuantizeStage(Stage[QuantizeInputs]):
             limits=Limits(timeout_s=CALIBRATION_TIMEOUT_S),
             what="calibration and quantisation",
         )
+        if names := read_modules(src.model.folder):
+            write_modules(out, names)
         context.progress(0.7, "scoring the int8 model on the validation split")
         engine = context.scratch / "engine"
         build_engine(out / "model.onnx", self.profile, "int8", engine)

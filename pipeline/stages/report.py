@@ -41,7 +41,7 @@ class ReportStage(Stage[ReportInputs]):
     """
 
     name = "report"
-    version = 1
+    version = 2
     consumes = ReportInputs
     produces = Report
     measured = True
@@ -54,6 +54,7 @@ class ReportStage(Stage[ReportInputs]):
 
     def run(self, src: ReportInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes ``run.json`` and ``report.html``."""
+        from pipeline.benchmarking.raw import read_raw
         from pipeline.reporting.compose import RunFacts, compose_run
         from pipeline.reporting.render import write_report
 
@@ -66,6 +67,7 @@ class ReportStage(Stage[ReportInputs]):
             verdict=src.verdict.results,
             builds=src.builds,
             test_accuracy=self._test_accuracy(src, context),
+            raw=read_raw(src.measurement[0].folder / "raw.json.gz") if src.measurement else (),
             samples={name: int(count) for name, count in src.data.results["samples"].items()},
         )
         run = compose_run(facts)

@@ -76,6 +76,19 @@ def private_folder(folder: Path) -> None:
             raise _refused(folder, "other users can write to it") from None
 
 
+def measuring_folder(root: Path) -> Path:
+    """The private folder below a store that keeps what interrupted measurements have finished; made if need be.
+
+    Raises:
+        RefusedError: What is there is not ours, or others can write to it.
+        EnvironmentFailure: It cannot be made.
+    """
+    folder = root / "measuring"
+    with disk_guard(f"making {folder}", hint="choose another cache with EDGEPRESS_CACHE"):
+        private_folder(folder)
+    return folder
+
+
 def _refused(folder: Path, why: str) -> RefusedError:
     return RefusedError(
         f"refused to use the cache {folder}", f"{why}; what they put there would be trusted",

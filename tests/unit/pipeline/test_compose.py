@@ -174,3 +174,43 @@ def test_a_path_that_cannot_be_is_a_fault_of_the_recipe(path: str, tmp_path: Pat
     found = recipe(tmp_path, weights=f'weights = "{path}"')
     with pytest.raises(InputError, match=r"model\.weights"):
         compose(found, load_profile("host"))
+
+
+def test_a_registered_device_measures_a_foreign_target(tmp_path: Path) -> None:
+    """The measurement's key holds the device's facts; what is built does not depend on where it is measured."""
+    from types import SimpleNamespace
+
+    from pipeline.stages.base import configuration
+
+    profile = load_profile("x86-64-vnni" if machine.arch() == "aarch64" else "raspberry-pi-5")
+    plans = {}
+    for device in ("pi5", "other"):
+        facts = SimpleNamespace(arch=profile.hardware.arch, fingerprint=f"f-{device}", runtime_version="1", raw={})
+        found = recipe(tmp_path, "[train]\nepochs = 1\n", overrides=(f"benchmark.device={device}",))
+        plan = compose(found, profile, ask=lambda _, facts=facts: facts)  # type: ignore[misc]
+        plans[device] = {node.name: configuration(node.stage) for node in plan.nodes}
+    assert plans["pi5"]["benchmark"]["fingerprint"].startswith("f-pi5")
+    assert plans["pi5"]["benchmark"]["accuracy_on_device"] is True
+    assert plans["pi5"]["build:int8"] == plans["other"]["build:int8"]
+    assert plans["pi5"]["bundle"] == plans["other"]["bundle"]
+
+
+def test_a_device_is_asked_only_for_a_plan_that_measures(tmp_path: Path) -> None:
+    """Quantising needs no board, even when the recipe names one."""
+    found = recipe(tmp_path, "[train]\nepochs = 1\n", overrides=("benchmark.device=pi5",))
+    plan = compose(found, load_profile("host"), until="quantize", ask=lambda _: pytest.fail("asked"))
+    assert plan.nodes[-1].name == "quantize"
+
+
+def test_limits_of_the_device_reach_the_measurement_only(tmp_path: Path) -> None:
+    """Another affinity measures anew and builds nothing anew."""
+    from pipeline.stages.base import configuration
+    from targets.profile import DeviceSection
+
+    found = []
+    for affinity in ("default", "0"):
+        profile = load_profile("host").model_copy(update={"device": DeviceSection(affinity=affinity)})
+        plan = compose(recipe(tmp_path, "[train]\nepochs = 1\n"), profile)
+        found.append({node.name: configuration(node.stage) for node in plan.nodes})
+    changed = {name for name in found[0] if found[0][name] != found[1][name]}
+    assert changed == {"benchmark", "bundle", "report"}

@@ -111,3 +111,46 @@ def test_what_ships_meets_the_floor(accuracies: list[float], drop: float, verdic
     chosen = next(item for item in candidates if item.name == found.chosen)
     assert found.met_budget
     assert chosen.accuracy >= accuracies[0] - drop - 1e-6
+
+
+def test_a_void_measurement_shows_nothing() -> None:
+    """Grade F of either one keeps the one before, whatever the ratio is, and the reason says which and why."""
+    void = candidate("int8", void="W-THROTTLE: it was throttled")
+    found = decide([candidate("fp32"), void], BudgetSection(), comparer(int8="faster"))
+    assert found.chosen == "fp32"
+    assert "the measurement of int8 is void (W-THROTTLE: it was throttled)" in found.of_each["int8"][0]
+    noisy = candidate("fp32", void="W-UNSTEADY: no steady state")
+    assert decide([noisy, candidate("int8")], BudgetSection(), comparer(int8="faster")).chosen == "fp32"
+
+
+def test_a_void_latency_is_held_to_its_ceiling() -> None:
+    """Throttling makes slower, never faster: what is below the ceiling all the same meets it."""
+    void = candidate("fp32", latency_ms=2.0, void="W-UNSTEADY: no steady state")
+    assert decide([void], BudgetSection(latency_ms=3.0), comparer()).met_budget
+    assert not decide([void], BudgetSection(latency_ms=1.0), comparer()).met_budget
+
+
+def test_accuracy_on_the_device_is_said() -> None:
+    """A loss that only the device shows names the device."""
+    candidates = [candidate("fp32", scored_on="pi4"), candidate("int8", accuracy=0.5, scored_on="pi4")]
+    found = decide(candidates, BudgetSection(), comparer(int8="faster"))
+    assert "accuracy 0.5000 on device pi4 is below the floor" in found.of_each["int8"][0]
+
+
+@pytest.mark.parametrize(
+    ("known", "end"),
+    [
+        ({"verdict": "not shown", "blocks": 7, "blocks_needed": 12}, "; about 12 blocks would show it"),
+        ({"verdict": "not shown", "blocks": 7, "blocks_needed": 12, "reason": "screening only"}, "; screening only"),
+        ({"verdict": "faster", "noise_percent": 0.8}, "(95 % interval 1.82 to 2.22, A/A noise \u00b10.8 %)"),
+        ({"verdict": "same", "delta": 0.01}, "as fast as fp32 within \u00b11.0 %, smaller: 60 against 200 bytes"),
+    ],
+)
+def test_reasons_carry_the_evidence(known: dict[str, Any], end: str) -> None:
+    """Noise floor, smallest difference that counts, and what a verdict would have needed."""
+    found = decide(
+        [candidate("fp32"), candidate("int8")],
+        BudgetSection(),
+        lambda _a, _b: {"ratio": 0.5, "ci95": [0.45, 0.55], **known},
+    )
+    assert found.of_each["int8"][0].endswith(end)

@@ -208,3 +208,15 @@ def test_what_would_be_ignored_is_refused(text: str, where: list[str], tmp_path:
     with pytest.raises(InputError) as caught:
         load_recipe(_write(tmp_path, text))
     assert [fault.where.removeprefix("budget.") for fault in caught.value.faults] == where
+
+
+def test_a_device_that_is_not_measured_on_is_a_fault(tmp_path: Path) -> None:
+    """Naming one and measuring nothing contradict each other."""
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        'task = "fidelity"\n[model]\nonnx = "a.onnx"\n[data]\nnpz = "a.npz"\n[benchmark]\ndevice = "pi4"\n',
+        encoding="utf-8",
+    )
+    assert load_recipe(file).benchmark.device == "pi4"
+    with pytest.raises(InputError, match=r"benchmark\.device"):
+        load_recipe(file, ["benchmark.measure=false"])

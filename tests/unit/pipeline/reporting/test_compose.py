@@ -127,10 +127,10 @@ class _Run:
 
 
 def _campaign(names: tuple[str, ...]) -> dict[str, Any]:
-    percentile = {"value": 2.0}
+    percentile = {"value": 2.0, "upper99": 2.5, "n": 900, "reason": None, "show": "bound", "process_range": [1.9, 2.2]}
     result = {
         "latency_ms": {"value": 1.0, "ci95": [0.9, 1.1], "k": 2, "method": "m"},
-        "tail_ms": {"p90": percentile, "p99": {"value": None}},
+        "tail_ms": {"p90": percentile, "p99": {"value": None, "reason": "need 662, have 300"}},
         "load_ms": percentile,
         "first_ms": percentile,
         "memory": {"run_peak": {"max_bytes": 5}},
@@ -138,9 +138,11 @@ def _campaign(names: tuple[str, ...]) -> dict[str, Any]:
     return {
         "results": dict.fromkeys(names, result),
         "runs": [{"engine": name, "block": block, "median_ns": 1e6} for name in names for block in range(3)],
+        "engines": {name: {"options": {"threads": 1}, "bytes": 9} for name in names},
+        "noise": {"known": True, "floor_pct": 0.8},
         "campaign": {"blocks": 2, "utc_start": "2026-01-01", "stop": "budget", "wall_s": 9.0},
         "comparison": [
-            {"a": a, "b": b, "ratio": 0.5, "ci95": [0.4, 0.625], "verdict": "faster"}
+            {"a": a, "b": b, "ratio": 0.5, "ci95": [0.4, 0.625], "verdict": "faster", "blocks": 2}
             for i, b in enumerate(names)
             for a in names[i + 1 :]
         ],
@@ -169,7 +171,11 @@ def test_full_run(tmp_path: Path) -> None:
     }
     assert found["dense-fp32"]["vs_reference"] is None
     assert found["int8"]["block_medians_ms"] == [1.0, 1.0], "the unfinished third block is left out"
-    assert "int8 ships on x86-64-avx2: 2.00x the speed of dense-fp32" in run["verdict"]["sentence"]
+    assert run["verdict"]["sentence"] == (
+        "int8 ships on x86-64-avx2. int8 is 2.0\u00d7 faster than dense-fp32 (95 % CI 1.6\u20132.5, 2 blocks, "
+        "A/A noise \u00b10.8 %) on A CPU, 1 thread. Accuracy 0.8800 on validation (-2.00 points against dense-fp32), "
+        "33% of its size; measurement grade B."
+    )
     assert (run["verdict"]["exit_code"], run["budget"]) == (0, {"accuracy_drop": 0.01})
     assert [row["tensor"] for row in run["calibration"]] == ["u", "t"], "widest first"
     assert run["inspect"]["nodes"] == {"QLinearConv": {"int8": 2}, "Cast": {"other": 1}}
@@ -237,7 +243,7 @@ def test_shipped_without_comparison_claims_no_speed(tmp_path: Path) -> None:
     made = _Run(tmp_path)
     assert made.campaign is not None
     made.campaign["comparison"] = []
-    assert "speed was not compared" in made.compose()["verdict"]["sentence"]
+    assert "No verdict on int8 against dense-fp32" in made.compose()["verdict"]["sentence"]
 
 
 def test_warnings_are_grouped_by_code(tmp_path: Path) -> None:
@@ -286,3 +292,20 @@ def test_reproduce_names_a_target_that_the_command_takes(name: str, target: str,
     assert command.startswith("edgepress run <folder of the recipe> --target ")
     assert target in command
     assert ("<path of" in command) == (name == "my-board")
+
+
+def test_accuracy_on_the_device_is_what_the_sentence_tells(tmp_path: Path) -> None:
+    """Where the device was asked, its answers count, and it is said; the report keeps both."""
+    made = _Run(tmp_path)
+    assert made.campaign is not None
+    made.campaign["device"]["id"] = "pi4"
+    made.campaign["accuracy_on_device"] = {
+        name: {"value": 0.9 - 0.1 * i, "device": "pi4"} for i, name in enumerate(NAMES)
+    }
+    run = made.compose()
+    assert (
+        "Accuracy 0.7000 on validation, on device pi4 (-20.00 points against dense-fp32)" in run["verdict"]["sentence"]
+    )
+    found = _by_name(run)["int8"]
+    assert (found["accuracy_device"], found["accuracy"]) == (pytest.approx(0.7), pytest.approx(0.88))
+    assert run["reproduce"][0].endswith(" --device pi4")

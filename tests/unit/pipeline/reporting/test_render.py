@@ -19,7 +19,7 @@ HOSTILE = (
     "\N{CJK UNIFIED IDEOGRAPH-5C42}<script>alert(1)</script>\"'>"
     "<img src=x onerror=alert(1)>$\\frac{1}$&amp;{{7*7}}\x1b]0;x\x07"
 )
-DRAWN = {"tradeoff", "blocks", "ecdf", "loss", "learning", "widths"}
+DRAWN = {"tradeoff", "blocks", "ecdf", "timeline", "loss", "learning", "widths"}
 
 
 def parsed(page: str) -> ET.Element:
@@ -39,7 +39,8 @@ def test_the_page_says_everything(full_run: dict[str, Any]) -> None:
         "[1.94, 2.06]", "98.3 %", "97.8 %", "within the floor", "149 kB", "130 k", "20.1 M", "61.4 MB", "41.2 s",
         "reused", "stage1.conv1", "Softmax", "fused", "relu_1", "entropy", "conv1_output", "31.4 dB", "a CPU",
         "W-VIRTUAL", "steal 2 %", "Fix: use the device", "edgepress run recipe.toml", "ondevice.pyz verify",
-        "max accuracy drop", "0.01", "360 samples",
+        "max accuracy drop", "0.01", "360 samples", "n = 300, at most 0.3 ms", "need 662, have 300", "70.0 MB",
+        "one in 3", "reading and writing", "4000/s",
     ):  # fmt: skip
         assert expected in shown, expected
     assert set(re.findall(r'aria-label="(\w+)"', page)) == DRAWN
@@ -157,5 +158,5 @@ def test_many_candidates_widths_and_one_block(full_run: dict[str, Any]) -> None:
     full_run["candidates"] = [{**template, "name": f"candidate {i}", "block_medians_ms": [0.4]} for i in range(10)]
     full_run["widths"] = [{"group": f"g{i}", "before": 8, "after": 4} for i in range(100)]
     page = render_report(full_run)
-    assert set(re.findall(r'aria-label="(\w+)"', page)) == DRAWN - {"blocks", "ecdf", "widths"}
+    assert set(re.findall(r'aria-label="(\w+)"', page)) == DRAWN - {"blocks", "widths"}
     assert "800 channels in 100 groups before pruning, 400 after." in words(page)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.reporting import text
-from pipeline.reporting.schema import Comparison, Interval
+from pipeline.reporting.schema_measured import Comparison, Interval
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class _Given(DataSource):
 
 
 def _context(folder: Path, told: list[str]) -> Context:
-    return Context(progress=lambda *_, **__: None, warn=told.append, scratch=folder, data=LoadedData())
+    return Context(progress=lambda *_, **__: None, warn=told.append, scratch=folder, state=folder, data=LoadedData())
 
 
 def test_a_split_that_a_later_stage_needs_is_missed_at_once(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.data.loaded import LoadedData
 from pipeline.graph import flat_outputs
 from pipeline.recipe import DistillSection
 from pipeline.stages.base import Context
-from pipeline.stages.bundle import _atol
+from pipeline.stages.bundle import golden_atol
 from pipeline.stages.data import DataInputs, DataStage
 from pipeline.stages.distill import DistillInputs, DistillStage
 from pipeline.stages.load import trace_checked
@@ -58,7 +58,9 @@ def _factory(tmp_path: Path, name: str) -> FactoryRef:
 def test_a_model_that_returns_a_dict_can_be_distilled(tmp_path: Path) -> None:
     """Its first value holds the logits, the teacher's too."""
     factory, source = _factory(tmp_path, "net"), FactoryData(factory=_factory(tmp_path, "data"), files={})
-    context = Context(progress=lambda *_, **__: None, warn=lambda _: None, scratch=tmp_path, data=LoadedData())
+    context = Context(
+        progress=lambda *_, **__: None, warn=lambda _: None, scratch=tmp_path, state=tmp_path, data=LoadedData()
+    )
     folders = {name: tmp_path / name for name in ("info", "dense", "out")}
     for folder in folders.values():
         folder.mkdir()
@@ -94,7 +96,7 @@ def test_outputs_that_onnx_cannot_give_are_named(answer: object) -> None:
 def test_every_output_has_a_tolerance(dtype: str, precision: str) -> None:
     """Truth values and integers too, without overflow."""
     outputs = np.array([[-100, 100]]).astype(dtype)
-    assert 0 <= _atol(outputs, precision) <= 2
+    assert 0 <= golden_atol(outputs, precision) <= 2
 
 
 def test_a_factory_that_draws_from_numpy_is_seeded(tmp_path: Path) -> None:

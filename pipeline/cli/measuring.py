@@ -1,0 +1,70 @@
+"""Shows what campaigns do, several at a time: a bar for each device in a terminal, else a line for each block."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, final
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from pipeline.benchmarking.request import Progress
+
+
+@final
+class MeasuringObserver(AbstractContextManager["MeasuringObserver"]):
+    """Told by the threads of several campaigns what they do; writes to stderr only.
+
+    Args:
+        quiet: Show bars in a terminal, and nothing elsewhere.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._lock = threading.Lock()
+        self._said: dict[str, Any] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._bars: Bars | None = None
+
+    def __enter__(self) -> MeasuringObserver:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (TextColumn("{task.fields[device]}"), BarColumn(), TextColumn("{task.description}"))
+            self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def progress(self, device: str, at: Progress) -> None:
+        """A process is about to start."""
+        where = f"block {at.block + 1}: {at.engine}, {at.elapsed_s:.0f} of {at.budget_s:g} s"
+        self._show(device, where, share=min(1.0, at.elapsed_s / at.budget_s), once=at.block)
+
+    def note(self, device: str, text: str) -> None:
+        """Something else goes on there."""
+        self._show(device, text, share=None, once=text.partition(",")[0])
+
+    def _show(self, device: str, text: str, *, share: float | None, once: object) -> None:
+        with self._lock:
+            if self._bars is not None:
+                if device not in self._tasks:
+                    self._tasks[device] = self._bars.add_task("", total=1.0, device=device)
+                self._bars.update(self._tasks[device], description=text, completed=share)
+            elif not self._quiet and self._said.get(device) != once:
+                self._said[device] = once
+                with contextlib.suppress(BrokenPipeError):
+                    click.echo(f"{device}: {text}", err=True)

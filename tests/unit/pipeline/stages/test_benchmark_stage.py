@@ -1,0 +1,129 @@
+"""The stage that measures: what it asks of a campaign, and what it keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.artifacts import CandidateBuild, DatasetInfo
+from pipeline.data import Dataset, Split
+from pipeline.stages import expected
+from pipeline.stages.base import Context
+from pipeline.stages.benchmark import BenchmarkInputs, BenchmarkStage
+from targets import machine
+from targets.errors import DeviceLost
+from targets.profile import DeviceSection, load_profile
+
+ENGINE = {
+    "file": "engine.onnx", "precision": "int8",
+    "inputs": [{"name": "x", "dtype": "float32", "shape": ["n", 2]}], "outputs": [{"name": "y"}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def src(tmp_path: Path) -> BenchmarkInputs:
+    folder = tmp_path / "build"
+    folder.mkdir()
+    (folder / "engine.json").write_text(json.dumps(ENGINE), encoding="utf-8")
+    common: dict[str, Any] = {"digest": "d", "results": {}, "wall_s": 0.0}
+    return BenchmarkInputs(
+        data=DatasetInfo(node="data", folder=tmp_path, **common),
+        builds=(CandidateBuild(node="build:int8", folder=folder, **common),),
+    )
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    split = Split(inputs={"x": np.zeros((99, 2), np.float32)}, labels=np.zeros(99, np.int64))
+    data: Any = SimpleNamespace(checked=lambda *_: Dataset(splits={"validation": split}))
+    (tmp_path / "out").mkdir()
+    return Context(
+        progress=lambda *_, **__: None, warn=lambda _: None, scratch=tmp_path, state=tmp_path / "state", data=data
+    )
+
+
+def stage(*, device: str, accuracy: bool) -> BenchmarkStage:
+    profile = load_profile("host").model_copy(update={"device": DeviceSection(affinity="0", memory_limit_mb=512)})
+    return BenchmarkStage(
+        source=None,  # type: ignore[arg-type]  # the data are given
+        profile=profile, task="classification", device=device, fingerprint="f", mode="quick", budget_s=9.0,
+        accuracy_on_device=accuracy, seed=3,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def campaign(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A campaign that happened on a device that is there; what it was asked."""
+    seen: dict[str, Any] = {}
+
+    def run(entrants: Any, device: Any, options: Any, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+        seen.update(entrants=entrants, device=device.name, options=options, **more)
+        if seen.get("lost"):
+            raise DeviceLost("device 'pi4' was lost", "after block 4 of 7", "run it again")
+        return {
+            "campaign": {"blocks": 3, "stop": "blocks"},
+            "quality": {"grade": "B"},
+            "results": {"int8": {"latency_ms": {"value": 1.0}}},
+        }
+
+    monkeypatch.setattr("pipeline.benchmarking.campaign.run_campaign", run)
+    monkeypatch.setattr("targets.devices.device", lambda name: SimpleNamespace(name=name))
+    monkeypatch.setattr("pipeline.stages.expected.run_engine", lambda *_, **__: {"y": np.ones((64, 2), np.float32)})
+    score = {"int8": {"value": 0.5, "metric": "accuracy", "samples": 99, "device": "pi4"}}
+    monkeypatch.setattr("pipeline.benchmarking.accuracy.score_on_device", lambda *_, **__: score)
+    return seen
+
+
+def test_the_campaign_gets_all_that_recipe_and_profile_say(
+    src: BenchmarkInputs, context: Context, campaign: dict[str, Any], tmp_path: Path
+) -> None:
+    """Device, mode, budget, affinity, memory, expected outputs with their tolerance, and where to keep blocks."""
+    stage(device="pi4", accuracy=False).run(src, tmp_path / "out", context)
+    options = campaign["options"]
+    assert (campaign["device"], campaign["state"]) == ("pi4", tmp_path / "state")
+    assert (options.mode, options.budget_s, options.affinity, options.memory_limit_mb) == ("quick", 9.0, "0", 512)
+    (entrant,) = campaign["entrants"]
+    with np.load(entrant.samples) as samples, np.load(entrant.expected) as wanted:
+        assert samples["x"].shape == (64, 2)
+        assert wanted["output.y"].shape == (64, 2)
+        assert wanted["atol.y"] >= 0
+
+
+def test_accuracy_on_the_device_stands_in_the_document(
+    src: BenchmarkInputs, context: Context, campaign: dict[str, Any], tmp_path: Path
+) -> None:
+    """Only where it was asked for."""
+    results = stage(device="pi4", accuracy=True).run(src, tmp_path / "out", context)
+    assert results["accuracies_on_device"] == {"int8": 0.5}
+    document = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))
+    assert document["accuracy_on_device"]["int8"]["device"] == "pi4"
+
+
+def test_a_lost_device_leaves_no_result(
+    src: BenchmarkInputs, context: Context, campaign: dict[str, Any], tmp_path: Path
+) -> None:
+    """The stage fails as lost, so nothing is cached, and the next run goes on from the blocks kept."""
+    campaign["lost"] = True
+    with pytest.raises(DeviceLost):
+        stage(device="pi4", accuracy=False).run(src, tmp_path / "out", context)
+    assert not (tmp_path / "out" / "benchmark.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("features", "alike"), [({"avx2", "fma"}, False), ({"avx2", "avx512_vnni"}, True), ({"avx2", "avx_vnni"}, True)]
+)
+def test_saturating_cpus_do_not_promise_the_answers_of_others(
+    features: set[str],
+    alike: bool,  # noqa: FBT001 - a column of the table
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """8-bit weights saturate on x86 without VNNI: such a machine cannot say what an Arm board must answer."""
+    monkeypatch.setattr(machine, "arch", lambda: "x86_64")
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset(features))
+    assert expected.computes_alike(load_profile("raspberry-pi-5")) is alike
+    assert expected.computes_alike(load_profile("x86-64-avx2")), "7-bit weights never saturate"
