@@ -21,7 +21,7 @@ STAGES := prune distill export quantize build benchmark bundle
 
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup run test test-long lint type format bench $(STAGES) report targets clean
+.PHONY: help setup run test test-long test-devices lint type format bench $(STAGES) report targets clean
 
 help: ## list the targets
 	@grep -hE '^[a-zA-Z$$(). -]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/\$$(STAGES)/$(STAGES)/' -e 's/: .*## /:  /'
@@ -49,10 +49,14 @@ targets: setup ## list the hardware profiles
 	$(EDGEPRESS) targets list
 
 test: setup ## the whole test suite, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long and not gpu'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long and not gpu and not devices'
 
 test-long: setup ## the sweeps
 	$(BIN)/python -m pytest -m long --timeout 3600
+
+test-devices: setup ## sshd, adb, arm64 and x86-64 without VNNI, from Debian packages and PyPI, in .devices
+	tests/devices/setup.sh
+	$(BIN)/python -m pytest -m devices --timeout 900
 
 lint: setup ## ruff, rules and format
 	$(BIN)/ruff check $(SOURCES)
