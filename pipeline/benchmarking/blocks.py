@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.benchmarking.analysis import precise_enough
+from pipeline.benchmarking.cooling import Cooled, wait_until_cool
 from pipeline.benchmarking.journal import Pass
 from pipeline.benchmarking.request import TWIN, Progress
 from pipeline.benchmarking.rows import checked_row, slowest_pass_ns
@@ -51,6 +52,7 @@ class Sitting:
         looks: Numbers of blocks at which it may end.
         header: What was decided at the start.
         begin_s: When it began, on the monotonic clock; earlier by what an interrupted one had used.
+        start_s: What a process is expected to take apart from warm-up and timed loop.
         journal: Where finished passes go; None keeps none.
         on_progress: Called before each process.
     """
@@ -62,6 +64,7 @@ class Sitting:
     looks: tuple[int, ...]
     header: Header
     begin_s: float
+    start_s: float
     journal: Journal | None
     on_progress: Callable[[Progress], None]
 
@@ -137,7 +140,10 @@ def _precise(sitting: Sitting, passes: Passes) -> bool:
 def _next(sitting: Sitting, passes: Passes) -> Pass:
     if passes and passes[-1].discarded == "sentinel":
         time.sleep(_pause_s(sitting))
-    return _pass(sitting, passes)
+    cooled = wait_until_cool(
+        sitting.session, sitting.header, passes, budget_s=sitting.options.budget_s, left_s=sitting.left_s()
+    )
+    return _pass(sitting, passes, cooled)
 
 
 def _after_block(error: DeviceError, sitting: Sitting, done: int) -> DeviceError:
@@ -154,7 +160,7 @@ def _pause_s(sitting: Sitting) -> float:
     return max(0.0, min(_PAUSE_S, sitting.left_s() / _PAUSE_SHARE))
 
 
-def _pass(sitting: Sitting, passes: Passes) -> Pass:
+def _pass(sitting: Sitting, passes: Passes, cooled: Cooled) -> Pass:
     """One pass over all engines; one that the budget ended is marked ``budget``."""
     block = len(kept(passes))
     attempt = sum(item.block == block for item in passes)
@@ -163,18 +169,22 @@ def _pass(sitting: Sitting, passes: Passes) -> Pass:
     warm, begin = warmup_s(sitting, passes), sitting.elapsed_s()
     rows: list[dict[str, Any]] = []
     for position, name in enumerate(order):
-        if sitting.left_s() <= 0:
+        if block > 0 and sitting.left_s() <= 0:  # the first block is always finished: some answer is better than none
             break
         sitting.on_progress(
             Progress(block=block, engine=name, elapsed_s=sitting.elapsed_s(), budget_s=sitting.options.budget_s)
         )
         when = [word for word, at in (("before", 0), ("after", len(order) - 1)) if position == at]
-        row = _measure(sitting, by_name[name], warm, when)
-        rows.append({"engine": name, "block": block, "attempt": attempt, "order": position, **row})
+        left = _processes_left(sitting, block, position)
+        before = [*(passes[-1].rows if passes else ()), *rows]
+        room_s = sitting.left_s() / left - _start_s(sitting, before, warm)
+        row = _measure(sitting, by_name[name], warm, when, room_s=room_s)
+        found = {} if cooled.above_c is None else {"warmer_by_c": round(cooled.above_c, 2)}
+        rows.append({"engine": name, "block": block, "attempt": attempt, "order": position, **found, **row})
     now = sitting.elapsed_s()
     done = Pass(
         block=block, attempt=attempt, order=order, rows=tuple(rows), discarded=None, warmup_s=warm,
-        length_s=now - begin, elapsed_s=now,
+        length_s=now - begin, elapsed_s=now, waited_s=cooled.waited_s,
     )  # fmt: skip
     return _judged(sitting, passes, done)
 
@@ -222,7 +232,21 @@ def _discarded(done: Pass, reason: str) -> Pass:
     return replace(done, discarded=reason, rows=tuple({**row, "discarded": reason} for row in done.rows))
 
 
-def _measure(sitting: Sitting, staged: Staged, warm_s: float, when: Sequence[str]) -> dict[str, Any]:
+def _processes_left(sitting: Sitting, block: int, position: int) -> int:
+    """Processes that the rest of the budget should hold: up to the fewest blocks that count, at least this block's."""
+    blocks = max(1, min(sitting.mode.min_blocks, sitting.looks[0]) - block)
+    return blocks * len(sitting.staged) - position
+
+
+def _start_s(sitting: Sitting, rows: Sequence[Mapping[str, Any]], warm_s: float) -> float:
+    """What a process takes apart from warm-up and timed loop: as the last one, or as expected if more."""
+    if not rows:
+        return sitting.start_s
+    last_s = float(rows[-1]["wall_s"]) - float(rows[-1]["loop_wall_ns"]) / 1e9 - warm_s
+    return max(sitting.start_s, last_s)
+
+
+def _measure(sitting: Sitting, staged: Staged, warm_s: float, when: Sequence[str], *, room_s: float) -> dict[str, Any]:
     scenario = sitting.options.scenario
     command = ["measure", staged.folder, "--samples", staged.samples_name, "--engine-sha256", staged.build.sha256]
     if staged.expected_name is not None:
@@ -234,12 +258,15 @@ def _measure(sitting: Sitting, staged: Staged, warm_s: float, when: Sequence[str
     if sitting.options.memory_limit_mb is not None:
         command += ["--memory-limit-mb", str(sitting.options.memory_limit_mb)]
     longest_s = scenario.sustained_s if scenario.kind == "sustained" else _LOOP_CAP_S + WARMUP_CAP_S
-    answer = sitting.session.run([*command, *_lengths(sitting, warm_s)], timeout_s=longest_s + _PROCESS_S)
+    answer = sitting.session.run([*command, *_lengths(sitting, warm_s, room_s)], timeout_s=longest_s + _PROCESS_S)
     return {"wall_s": round(answer.wall_s, 4), **checked_row(answer.result, staged.build.sha256)}
 
 
-def _lengths(sitting: Sitting, warm_s: float) -> list[str]:
-    """The part of a command line that says what is measured, and for how long."""
+def _lengths(sitting: Sitting, warm_s: float, room_s: float) -> list[str]:
+    """The part of a command line that says what is measured, and for how long.
+
+    That is within this process's part of the budget, but the timed loop is never shorter than the mode's floor.
+    """
     scenario, timed_s = sitting.options.scenario, sitting.header.timed_s
     if scenario.kind == "cold":
         return ["--scenario", "cold"]
@@ -254,5 +281,7 @@ def _lengths(sitting: Sitting, warm_s: float) -> list[str]:
         cap_s = max(cap_s, 1.2 * iterations * scenario.period_ms / 1e3)  # at that pace, so many take so long
     if scenario.kind == "throughput":
         words += ["--batch", str(scenario.batch), "--concurrency", str(scenario.concurrency)]
-    cap_s = min(_LOOP_CAP_S, cap_s)
-    return [*words, "--min-s", str(timed_s), "--cap-s", str(cap_s), "--min-iterations", str(iterations)]
+    warming_s = 2 * warm_s if scenario.kind == "paced" else warm_s  # paced: at full speed, then at the pace
+    room_s = max(room_s - warming_s, sitting.mode.timed_floor_s)
+    cap_s = round(min(_LOOP_CAP_S, cap_s, room_s), 3)
+    return [*words, "--min-s", str(min(timed_s, cap_s)), "--cap-s", str(cap_s), "--min-iterations", str(iterations)]

@@ -65,8 +65,9 @@ def twin_noise(sitting: Sitting, passes: Passes) -> Noise | None:
 
 
 def undisturbed(sitting: Sitting, passes: Passes) -> bool:
-    """Whether the device was quiet at the start and in every block that counts."""
-    return sitting.header.quiet and not any("marked" in row for item in kept(passes) for row in item.rows)
+    """Whether the device was quiet at the start and in every block that counts, and cool enough."""
+    rows = [row for item in kept(passes) for row in item.rows]
+    return sitting.header.quiet and not any("marked" in row or "warmer_by_c" in row for row in rows)
 
 
 def write_document(sitting: Sitting, device: Device, outcome: Outcome) -> dict[str, Any]:
@@ -145,6 +146,7 @@ def _campaign(sitting: Sitting, outcome: Outcome) -> dict[str, Any]:
         "order": [list(item.order) for item in done],
         "stop": outcome.stop,
         "quiet_at_start": header.quiet,
+        "waited_s": round(header.waited_s + sum(item.waited_s for item in passes), 3),
         "target_half_width_ratio": TARGET_HALF_WIDTH,
         "warmup_s": warmup_s(sitting, passes),
         "timed_s": header.timed_s,

@@ -37,6 +37,8 @@ class Header:
         warmup_s: Warm-up of a process.
         timed_s: Timed loop of a process.
         sentinel: The sentinel's ``repeats``, ``wall_ns`` and ``cpu_ns`` on this device.
+        temp_c: The device's temperature then; None where it tells none.
+        waited_s: How long it was waited for a quiet device.
     """
 
     utc_start: str
@@ -45,6 +47,8 @@ class Header:
     warmup_s: float
     timed_s: float
     sentinel: Mapping[str, int]
+    temp_c: float | None = None
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,7 @@ class Pass:
         warmup_s: The warm-up that it used.
         length_s: What it took.
         elapsed_s: Time of the campaign at its end.
+        waited_s: How long it was waited for a cool device before it.
     """
 
     block: int
@@ -70,6 +75,7 @@ class Pass:
     warmup_s: float
     length_s: float
     elapsed_s: float
+    waited_s: float = 0.0
 
 
 def identity(parts: Mapping[str, Any]) -> str:

@@ -22,21 +22,29 @@ _SENTINEL_TIMEOUT_S: Final = 60.0
 _SENTINEL: Final = ("repeats", "wall_ns", "cpu_ns")
 
 
-def quiet_facts(session: Session, budget_s: float) -> tuple[DeviceFacts, bool]:
-    """The device's facts once nothing else uses its CPU, or after 5 s (less of a small budget); and whether it was so.
+def patience_s(budget_s: float) -> float:
+    """How long a campaign may wait for a quiet and cool device, all waiting together."""
+    return min(QUIET_WAIT_S, budget_s / _QUIET_SHARE)
+
+
+def quiet_facts(session: Session, budget_s: float) -> tuple[DeviceFacts, bool, float]:
+    """The device's facts once nothing else uses its CPU, or after 5 s (less of a small budget).
+
+    Returns:
+        The facts, whether nothing else used the CPU, and how long that took in seconds.
 
     Raises:
         DeviceError: It must not be measured now: its battery is nearly empty, or it is critically hot.
         DeviceLost: It does not answer.
     """
-    patience_s = min(QUIET_WAIT_S, budget_s / _QUIET_SHARE)
     begin = time.monotonic()
     while True:
         facts = session.facts()
         _refuse_hard_faults(facts.raw)
         quiet = _is_quiet(facts)
-        if quiet or time.monotonic() - begin + _POLL_S + facts.wall_s > patience_s:
-            return facts, quiet
+        waited_s = time.monotonic() - begin
+        if quiet or waited_s + _POLL_S + facts.wall_s > patience_s(budget_s):
+            return facts, quiet, round(waited_s, 3)
         time.sleep(_POLL_S)
 
 

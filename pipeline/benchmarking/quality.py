@@ -57,10 +57,13 @@ def _grade(width: float, blocks: int, cautions: Sequence[Caution], campaign: Cam
         reasons.append("the device was not quiet at the start")
     if blocks < campaign.min_blocks:
         reasons.append(f"{blocks} blocks only, no verdict is given below {campaign.min_blocks}")
+    if blocks == 1:
+        reasons.append("one process only: there is no interval")
     if math.isfinite(width) and width > campaign.target_half_width:
         wide = ", too wide for most purposes" if width > _C_WIDTH else ""
         goal = f"the goal is +-{campaign.target_half_width:.0%}"
-        reasons.append(f"the 95 % interval is +-{math.expm1(width):.1%}{wide}, {goal}")
+        reach = f"+-{math.expm1(width):.1%}" if width < math.log(2) else f"a factor of {math.exp(width):.2g} each way"
+        reasons.append(f"the 95 % interval is {reach}{wide}, {goal}")
     if campaign.stop == "lost" or any(caution.severity == "void" for caution in cautions):
         grade = "F"
     elif width > _B_WIDTH:

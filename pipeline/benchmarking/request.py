@@ -20,6 +20,10 @@ TWIN: Final = "A/A"
 """The name of the first engine when it runs a second time, to learn how much an engine differs from itself."""
 SUSTAINED_S: Final = 600.0
 _KINDS: Final = ("latency", "paced", "throughput", "sustained", "cold")
+_SHORTEST_PERIOD_MS: Final = 0.01  # as the device program takes them
+_LONGEST_PERIOD_MS: Final = 60_000.0
+_MOST_STREAMS: Final = 256
+_LARGEST_BATCH: Final = 65_536
 _START_S: Final = 5.0  # load and start of a process of a sustained run, allowed for in its budget
 _AFFINITY: Final = re.compile(r"default|big|little|\d+(-\d+)?(,\d+(-\d+)?)*")
 
@@ -137,15 +141,30 @@ def _scenario_faults(scenario: Scenario) -> Iterator[Fault]:
             yield Fault(where=f"scenario.{key}", what=f"{scenario.kind} has none", fix=f"leave it out, or use {kind}")
         elif value is not None and not (math.isfinite(value) and value > 0):
             yield Fault(where=f"scenario.{key}", what=f"{value} is no length of time", fix="give a number above 0")
+    yield from _period_faults(scenario.period_ms)
     if scenario.kind == "paced" and scenario.period_ms is None:
         yield Fault(where="scenario.period_ms", what="paced needs a period", fix="give one, e.g. 33.3 for 30 a second")
-    for key, count in (("batch", scenario.batch), ("concurrency", scenario.concurrency)):
+    for key, count, most in (
+        ("batch", scenario.batch, _LARGEST_BATCH),
+        ("concurrency", scenario.concurrency, _MOST_STREAMS),
+    ):
         if count < 1:
             yield Fault(where=f"scenario.{key}", what=f"{count} is not at least 1", fix="give 1 or more")
+        elif count > most:
+            yield Fault(where=f"scenario.{key}", what=f"{count} is out of reach", fix=f"give {most} or less")
         elif count > 1 and scenario.kind != "throughput":
             yield Fault(
                 where=f"scenario.{key}", what=f"{scenario.kind} has none", fix="leave it out, or use throughput"
             )
+
+
+def _period_faults(period_ms: float | None) -> Iterator[Fault]:
+    if period_ms is not None and period_ms > 0 and not _SHORTEST_PERIOD_MS <= period_ms <= _LONGEST_PERIOD_MS:
+        yield Fault(
+            where="scenario.period_ms",
+            what=f"{period_ms:g} is out of reach",
+            fix=f"give {_SHORTEST_PERIOD_MS:g} to {_LONGEST_PERIOD_MS:g} ms",
+        )
 
 
 def _option_faults(options: CampaignOptions) -> Iterator[Fault]:

@@ -30,6 +30,7 @@ def block_warnings(runs: Mapping[str, Runs], facts: Mapping[str, Any], campaign:
     return [
         *_throttled(blocks, facts, campaign, virtual=virtual),
         *_contended(blocks, facts, campaign, virtual=virtual),
+        *_warmer(blocks),
     ]
 
 
@@ -86,6 +87,19 @@ def _contended(
         code="W-NOISY-CPU", severity="warning", engine=None, text="other work used the CPU while it was measured",
         evidence="; ".join(evidence[:3]) + more,
         fix="stop other work on the device, or lift its CPU quota, and measure again",
+    )  # fmt: skip
+
+
+def _warmer(blocks: list[_Block]) -> Iterator[Caution]:
+    above = {number: max(run.get("warmer_by_c") or 0.0 for run in rows) for number, rows in blocks}
+    warm = {number: degrees for number, degrees in above.items() if degrees}
+    if not warm:
+        return
+    hottest = max(warm, key=lambda number: warm[number])
+    yield Caution(
+        code="W-WARM", severity="warning", engine=None, text="blocks began on a warmer device than the first one did",
+        evidence=f"{len(warm)} of {len(blocks)} blocks; block {hottest} by {warm[hottest]:.1f} degrees C",
+        fix="cool the device, let it warm up before, or measure what it sustains with --scenario sustained",
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ def device_warnings(
         *_power(facts),
         *_gpu(engines, facts),
         *_sitting(runs, facts, campaign),
+        *_inputs(runs, engines, campaign),
     ]
 
 
@@ -101,6 +102,22 @@ def _sitting(runs: Mapping[str, Runs], facts: Mapping[str, Any], campaign: Campa
             "W-FEW", "warning", "few blocks: screening only", f"{blocks} blocks, {_FEW_BLOCKS} are the rule",
             "measure in mode default" if quick else "raise budget_s",
         )  # fmt: skip
+    if campaign.resumed_blocks:
+        yield _all(
+            "W-RESUMED", "note", "an interrupted campaign was continued: its blocks are of two sittings",
+            f"{campaign.resumed_blocks} of {blocks} blocks are from before", "measure again if conditions have changed",
+        )  # fmt: skip
+    step_s = clock_step_s(facts)
+    if step_s is not None and abs(step_s) > _CLOCK_STEP_S:
+        yield _all(
+            "W-CLOCK", "note", "the device's wall clock was set meanwhile; latencies use another clock and are right",
+            f"by {step_s:+.1f} s", "nothing to do, but do not join these times with logs of the device",
+        )  # fmt: skip
+
+
+def _inputs(
+    runs: Mapping[str, Runs], engines: Mapping[str, Mapping[str, Any]], campaign: CampaignFacts
+) -> Iterator[Caution]:
     n_distinct = min(run["n_distinct"] for rows in runs.values() for run in rows)
     if n_distinct < _FEW_SAMPLES:
         yield _all(
@@ -112,16 +129,12 @@ def _sitting(runs: Mapping[str, Runs], facts: Mapping[str, Any], campaign: Campa
             "W-RANDOM-INPUT", "warning", "the inputs are random: data-dependent work takes another time",
             "inputs.source is random", "give real preprocessed samples with --samples",
         )  # fmt: skip
-    if campaign.resumed_blocks:
+    digests = {name: str(engine["inputs_sha256"])[:8] for name, engine in engines.items() if "inputs_sha256" in engine}
+    if len(set(digests.values())) > 1:
         yield _all(
-            "W-RESUMED", "note", "an interrupted campaign was continued: its blocks are of two sittings",
-            f"{campaign.resumed_blocks} of {blocks} blocks are from before", "measure again if conditions have changed",
-        )  # fmt: skip
-    step_s = clock_step_s(facts)
-    if step_s is not None and abs(step_s) > _CLOCK_STEP_S:
-        yield _all(
-            "W-CLOCK", "note", "the device's wall clock was set meanwhile; latencies use another clock and are right",
-            f"by {step_s:+.1f} s", "nothing to do, but do not join these times with logs of the device",
+            "W-OTHER-INPUT", "warning", "the engines were timed on different samples: a difference may be theirs",
+            ", ".join(f"{name}: {digest}" for name, digest in digests.items()),
+            "give all of them the same samples with --samples",
         )  # fmt: skip
 
 

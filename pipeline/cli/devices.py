@@ -115,11 +115,13 @@ def facts(name: str, *, as_json: bool) -> None:
     from targets.devices import device
     from targets.devices.answers import printable
 
-    found = device(name).facts()
+    asked = device(name)
+    found = asked.facts()
+    told = {**found.raw, "transport": asked.kind}
     if as_json:
-        print_json(dict(found.raw))
+        print_json(told)
         return
-    for key, value in sorted(found.raw.items()):
+    for key, value in sorted(told.items()):
         if value is not None:
             click.echo(f"{printable(key):<20} {printable(str(value))}")
     if found.runtime_version is None:
@@ -190,6 +192,12 @@ def _confirm(name: str, entry: SshEntry | AdbEntry, fingerprint: str | None) -> 
                 "compare again on the device itself; somebody may be in between",
             )
         return
+    if not _is_terminal():
+        raise RefusedError(
+            f"refused to trust {name!r}",
+            "nobody confirmed it: there is no terminal to ask on",
+            f"compare on the device, then give --fingerprint {entry.fingerprint}",
+        )
     try:
         answer = click.prompt(
             "Does the device itself show the same? Type yes", default="", show_default=False, err=True
@@ -202,3 +210,7 @@ def _confirm(name: str, entry: SshEntry | AdbEntry, fingerprint: str | None) -> 
             "nobody confirmed it",
             f"type yes, or give --fingerprint {entry.fingerprint} after comparing it on the device",
         )
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()

@@ -15,6 +15,7 @@ from pipeline.cli.options import epilog, json_option, print_json
 if TYPE_CHECKING:
     from pipeline.benchmarking.everywhere import Finished, Scoring
     from pipeline.benchmarking.request import CampaignOptions
+    from targets.errors import EnvironmentFailure
 
 Command = Callable[..., None]
 _SCENARIOS: Final = ("latency", "paced", "throughput", "sustained", "cold")
@@ -140,9 +141,10 @@ def _measure(
             finished = measure_everywhere(
                 found, wanted, Path(scratch), state=state, on_progress=shown.progress, on_note=shown.note
             )
-        if out is not None:
-            _write(finished, out)
+        unwritten = None if out is None else _written(finished, out)
     _print(finished, as_json=as_json)
+    if unwritten is not None:
+        raise unwritten
     _raise(finished, strict=strict)
 
 
@@ -222,6 +224,17 @@ def _again(command: str) -> str:
         elif not argument.startswith(("--device=", "-d")):
             kept.append(argument)
     return f"edgepress {shlex.join([command, *kept])} --device {{device}}"
+
+
+def _written(finished: Sequence[Finished], out: Path) -> EnvironmentFailure | None:
+    """Writes the files; the error instead of raising it, so that what took minutes to measure is shown first."""
+    from targets.errors import EnvironmentFailure
+
+    try:
+        _write(finished, out)
+    except EnvironmentFailure as error:
+        return error
+    return None
 
 
 def _write(finished: Sequence[Finished], out: Path) -> None:

@@ -30,6 +30,7 @@ def campaign_view(document: Campaign) -> RenderableType:
     lines: list[RenderableType] = [Text(_heading(campaign), style="bold"), _table(campaign)]
     for b, a in itertools.combinations(campaign["results"], 2):
         lines.append(Text(verdict_sentence(campaign, a, b), style="bold"))
+    lines.extend(Text(line) for line in reasons_for_grades(campaign))
     lines.extend(_warning_lines(campaign["warnings"]))
     if campaign.get("reproduce"):
         lines.append(Text(f"Again: {campaign['reproduce']}", style="dim"))
@@ -40,7 +41,7 @@ def engine_rows(campaign: Campaign) -> list[tuple[str, list[str]]]:
     """Label and one cell for each engine; rows that nobody filled are left out."""
     results = list(campaign["results"].items())
     rows: list[tuple[str, Callable[[str, Campaign], str]]] = [
-        ("latency [95 % CI]", lambda _name, r: _interval(r.get("latency_ms"))),
+        (f"{_latency_label(campaign['scenario'])} [95 % CI]", lambda _name, r: _interval(r.get("latency_ms"))),
         ("p90", lambda _name, r: _tail(r, "p90")),
         ("p99", lambda _name, r: _tail(r, "p99")),
         ("first inference", lambda _name, r: _interval(r.get("first_ms"))),
@@ -61,22 +62,32 @@ def engine_rows(campaign: Campaign) -> list[tuple[str, list[str]]]:
 
 
 def reasons_for_grades(campaign: Campaign) -> list[str]:
-    """Why each engine has the grade it has; nothing for grade A."""
+    """Why each engine has the grade it has, apart from warnings, which tell it themselves; nothing for grade A."""
     lines = []
     for name in campaign["results"]:
         grade, reasons = grade_of(campaign, name)
-        if grade != "A" and reasons:
-            lines.append(f"{name} {grade}: {'; '.join(reasons)}")
+        own = [reason for reason in reasons if not reason.startswith("W-")]
+        if grade != "A" and own:
+            lines.append(f"{name}, quality {grade}: {'; '.join(own)}.")
     return lines
+
+
+def _latency_label(scenario: Mapping[str, Any]) -> str:
+    """What the headline is: a batch's latency is not an inference's, and a cold start is no latency of either."""
+    kind, batch = scenario.get("kind"), scenario.get("batch") or 1
+    if kind == "throughput" and batch > 1:
+        return f"latency of a batch of {batch}"
+    return {"cold": "load and first inference", "paced": "latency since due"}.get(str(kind), "latency")
 
 
 def _heading(campaign: Campaign) -> str:
     told = campaign["campaign"]
     scenario = campaign["scenario"]["kind"]
+    blocks = f"{told['blocks']} block{'' if told['blocks'] == 1 else 's'}"
     parts = [
         f"{device_text(campaign)}, {threads_text(campaign, *campaign['results'])}",
         "" if scenario == "latency" else scenario,
-        f"{told['blocks']} blocks in {text.seconds(told['wall_s'])} of {told['budget_s']:g} s, ended by {told['stop']}",
+        f"{blocks} in {text.seconds(told['wall_s'])} of {told['budget_s']:g} s, ended by {told['stop']}",
         noise_text(campaign),
         f"mode {told['mode']}" if told.get("mode", "default") != "default" else "",
     ]
@@ -116,7 +127,12 @@ def _tail(result: Mapping[str, Any], name: str) -> str:
 
 def _throughput(result: Mapping[str, Any]) -> str:
     found = result.get("throughput")
-    return text.NONE if found is None else f"{text.number(found['ips'])}/s"
+    if found is None:
+        return text.NONE
+    if not found.get("ci95"):
+        return f"{text.number(found['ips'])}/s"
+    value, low, high = text.supported(found["ips"], found["ci95"])
+    return f"{value}/s [{low}, {high}]"
 
 
 def _memory(result: Mapping[str, Any], name: str) -> str:
@@ -129,7 +145,8 @@ def _roofline(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return text.NONE
     shares = found["bound_by"]
-    return f"{found['pct']:.0f} % ({max(shares, key=shares.get)}-bound)"
+    weak = ", peaks uncertain" if found.get("quality") == "noisy" else ""
+    return f"{found['pct']:.0f} % ({max(shares, key=shares.get)}-bound{weak})"
 
 
 def _energy(found: Mapping[str, Any] | None) -> str:
@@ -151,16 +168,22 @@ def _scenario_rows(campaign: Campaign) -> list[tuple[str, Callable[[str, Campaig
     keys = dict.fromkeys(
         key for result in campaign["results"].values() for key in result.get("scenario") or {} if key not in _NOT_SHOWN
     )
-    return [
-        (_label(key), lambda _name, result, key=key: _figure(key, (result.get("scenario") or {}).get(key)))  # type: ignore[misc]
-        for key in keys
-    ]
+    return [(_label(key, campaign["scenario"]), _scenario_cell(key)) for key in keys]
 
 
+def _scenario_cell(key: str) -> Callable[[str, Campaign], str]:
+    return lambda _name, result: _figure(key, (result.get("scenario") or {}).get(key))
+
+
+_TWO_MINUTES_S: Final = 120.0
 _NOT_SHOWN: Final = {"kind", "latency_from_schedule", "cold_ms"}
 
 
-def _label(key: str) -> str:
+def _label(key: str, scenario: Mapping[str, Any]) -> str:
+    """A key in words; a run below two minutes has no first minute, its halves are compared."""
+    duration_s = scenario.get("duration_s")
+    if duration_s is not None and duration_s < _TWO_MINUTES_S:
+        key = key.replace("minute", "half")
     for unit in ("_ms", "_ns", "_s", "_n"):
         key = key.removesuffix(unit)
     return key.replace("_", " ")

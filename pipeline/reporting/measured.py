@@ -134,7 +134,8 @@ def campaign_conditions(campaign: Campaign) -> dict[str, Any]:
 
 def not_included(campaign: Campaign) -> list[str]:
     """What the latencies are not."""
-    lines = ["reading, decoding, pre- and post-processing: the engine alone is timed, inputs and outputs in memory"]
+    engine_only = "the engine alone is timed, inputs and outputs in memory; no end-to-end time was measured"
+    lines = [f"reading, decoding, pre- and post-processing: {engine_only}"]
     if campaign["scenario"].get("kind", "latency") == "latency":
         lines.append("the first inference and loading, which stand apart")
         lines.append("several requests at a time, or pauses between them")

@@ -78,13 +78,12 @@ def render_report(run: Mapping[str, object]) -> str:
 
 
 def _reference(report: RunReport) -> Candidate | None:
-    """What the shipped candidate is compared with: what it names itself, else the first one."""
+    """What the shipped candidate is compared with: what it names itself, else the first one; never itself."""
     shipped = report.shipped
-    if shipped is None:
+    if shipped is None or shipped is report.candidates[0]:
         return None
     name = shipped.vs_reference.reference if shipped.vs_reference else ""
-    others = [candidate for candidate in report.candidates if candidate is not shipped]
-    return next((c for c in others if c.name == name), others[0] if others else None)
+    return next((c for c in report.candidates if c.name == name and c is not shipped), report.candidates[0])
 
 
 def _plain(value: object) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
 
+    from pipeline.reporting.schema import Candidate
+
 _LAYOUTS: Final = (
     ("latency [95 % CI]", "speed [95 % CI]", "{metric}", "size", "parameters", "memory"),
     ("latency [95 % CI]", "speed [95 % CI]", "{metric}", "size"),
@@ -89,8 +91,8 @@ def _candidates(report: RunReport, columns: Sequence[str]) -> Table:
         cells = {
             "latency": text.milliseconds(candidate.latency_ms.value if candidate.latency_ms else None),
             "latency [95 % CI]": text.interval(candidate.latency_ms, "ms"),
-            "speed": text.speedup(candidate.vs_reference).partition(" [")[0],
-            "speed [95 % CI]": text.speedup(candidate.vs_reference),
+            "speed": _speed(candidate).partition(" [")[0],
+            "speed [95 % CI]": _speed(candidate),
             "{metric}": text.score(candidate.accuracy, metric),
             "size": text.size(candidate.size_bytes),
             "parameters": text.count(candidate.parameters),
@@ -99,3 +101,9 @@ def _candidates(report: RunReport, columns: Sequence[str]) -> Table:
         name = Text(f"{candidate.name} *" if candidate.shipped else candidate.name)
         table.add_row(name, *(Text(cells[column]) for column in columns), style="bold" if candidate.shipped else "")
     return table
+
+
+def _speed(candidate: Candidate) -> str:
+    """The speed against the reference, where a difference or none was shown; a ratio alone is read as a claim."""
+    compared = candidate.vs_reference
+    return "not shown" if compared is not None and compared.verdict == "not shown" else text.speedup(compared)

@@ -42,6 +42,8 @@ def candidate_rows(report: RunReport) -> list[tuple[str, list[str]]]:
 def _percentile(value: float | None, note: str) -> str:
     """``0.71 ms [n = 700, at most 0.74 ms]``, or why there is none."""
     shown, rest = text.percentile(value, note)
+    if value is None and not rest:
+        return text.NONE if shown == text.NONE else f"{text.NONE} [{shown}]"
     return f"{shown} [{rest}]" if rest else shown
 
 

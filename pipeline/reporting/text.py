@@ -13,6 +13,7 @@ NONE: Final = "\N{EN DASH}"  # says "no value"
 BY_PROCESS: Final = "by process"  # opens the note of a percentile that differs from process to process
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 _RATIO_METRICS: Final = frozenset({"accuracy", "top1", "top5", "f1", "precision", "recall", "miou", "map", "auroc"})
+_USELESS: Final = 10  # an interval that reaches so many times the value says nothing in figures
 _Z95: Final = 1.959964
 _SECRETS: Final = (
     (re.compile(r"(\w+://)[^/\s:@]+:[^/\s@]+@"), r"\1***@"),
@@ -39,6 +40,8 @@ def interval(measured: Interval | None, unit: str) -> str:
     if measured.ci95 is None:
         return f"{number(measured.value)} {unit}"
     value, low, high = supported(measured.value, measured.ci95)
+    if measured.ci95[1] > _USELESS * measured.value:
+        return f"{value} {unit} [wider than {_USELESS}{TIMES} each way]"
     return f"{value} {unit} [{low}, {high}]"
 
 
@@ -46,7 +49,8 @@ def supported(value: float, ci95: Sequence[float]) -> tuple[str, str, str]:
     """A value and the ends of its interval, in as many digits as the interval supports."""
     low, high = ci95
     places = max(_places((high - low) / 2, value), _first_digit(value))
-    return f"{value:.{places}f}", f"{low:.{places}f}", f"{high:.{places}f}"
+    shown = [f"{round(item, places) + 0.0:.{max(0, places)}f}" for item in (value, low, high)]
+    return shown[0], shown[1], shown[2]
 
 
 def spread(measured: Interval) -> str:
@@ -158,17 +162,17 @@ def change(new: float | None, old: float | None) -> str:
 
 
 def _places(half_width: float, value: float) -> int:
-    """Decimals such that the half-width shows one digit, or two when its first is a 1 or a 2."""
+    """Decimals (below 0: tens) such that the half-width shows one digit, or two when its first is a 1 or a 2."""
     if half_width <= 0:
         half_width = abs(value) * 1e-3 or 1.0
     exponent = math.floor(math.log10(half_width))
     leading = half_width / 10.0**exponent
-    return min(9, max(0, -exponent + (1 if leading < 3 else 0)))  # noqa: PLR2004 - a 1 or a 2
+    return min(9, -exponent + (1 if leading < 3 else 0))  # noqa: PLR2004 - a 1 or a 2
 
 
 def _first_digit(value: float) -> int:
-    """Decimals that show one digit of the value, however wide its interval is."""
-    return 0 if value == 0 else min(9, max(0, -math.floor(math.log10(abs(value)))))
+    """Decimals (below 0: tens) that show one digit of the value, however wide its interval is."""
+    return 0 if value == 0 else min(9, -math.floor(math.log10(abs(value))))
 
 
 def _clean(text: str, home: str) -> str:

@@ -71,9 +71,14 @@ def _comparison(campaign: Campaign, challenger: str, incumbent: str) -> Mapping[
     from targets.errors import InputError
 
     try:
-        return find_comparison(campaign, challenger, incumbent)
+        return find_comparison(campaign, challenger, incumbent, _headline(campaign))
     except InputError:
         return None
+
+
+def _headline(campaign: Campaign) -> str:
+    """What engines are judged by: wall time per inference where throughput was measured, else latency."""
+    return "ms_per_inference" if campaign["scenario"].get("kind") == "throughput" else "latency_ms"
 
 
 def _claim(campaign: Campaign, found: Mapping[str, Any]) -> str:
@@ -81,7 +86,8 @@ def _claim(campaign: Campaign, found: Mapping[str, Any]) -> str:
     slower = verdict.startswith("slower")
     times, low, high = _times(found, invert=not slower)
     interval = f"95 % CI {low}{text.NONE}{high}, " if low else ""
-    basis = f"({interval}{_blocks(found['blocks'])}, {noise_text(campaign)})"
+    by = "by throughput, " if found.get("metric") == "ms_per_inference" else ""
+    basis = f"({by}{interval}{_blocks(found['blocks'])}, {noise_text(campaign)})"
     if campaign["campaign"].get("mode") == "quick":
         return f"Screening only, no verdict: {a} has {_ratio(found)} the speed of {b} {basis}"
     if verdict in {"faster", "slower"}:

@@ -17,7 +17,7 @@ from pipeline.benchmarking.analysis import find_comparison
 from pipeline.benchmarking.campaign import TWIN, CampaignOptions, Entrant, Scenario, run_campaign
 from pipeline.benchmarking.known import Noise, recall_noise, remember_noise
 from pipeline.benchmarking.modes import MODES
-from targets.errors import DeviceError, EnvironmentFailure, InputError, RefusedError, UsageError
+from targets.errors import DeviceError, InputError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +78,28 @@ def test_the_budget_holds(clock: Clock, synthetic: Make, entrants: list[Entrant]
     assert {run["block"] for run in found["runs"] if "discarded" not in run} == set(range(found["campaign"]["blocks"]))
 
 
+@pytest.mark.parametrize("period_ms", [33.3, 1000.0])
+def test_the_budget_holds_within_a_process(
+    clock: Clock, synthetic: Make, entrants: list[Entrant], period_ms: float
+) -> None:
+    """At a slow pace the longest that each timed loop may take still fits into what is left of the budget."""
+    begin, ends = clock.now_s, []
+
+    def take_the_longest(command: list[str]) -> None:
+        if command[0] == "measure":
+            options = dict(zip(command[2::2], command[3::2], strict=False))
+            warm_s, cap_s = float(options["--warmup-s"]), float(options["--cap-s"])
+            clock.now_s += warm_s + cap_s - float(options["--min-s"])  # the pace is warmed up to as well
+            ends.append(clock.now_s + 0.5 + warm_s + float(options["--min-s"]) - begin)
+
+    device = synthetic(scenario_result={"period_ns": 1, "late_n": 0, "latency_from_schedule": True})
+    device.before = take_the_longest
+    options = CampaignOptions(budget_s=12, mode="quick", scenario=Scenario(kind="paced", period_ms=period_ms))
+    found = run_campaign(entrants, device, options)
+    assert max(ends) <= 12
+    assert found["campaign"]["blocks"] == 3
+
+
 @pytest.mark.parametrize("budget_s", [20, 60])
 def test_a_small_budget_holds_the_first_look(synthetic: Make, entrants: list[Entrant], budget_s: float) -> None:
     """The lengths of a process are fitted to the budget: 20 s hold the seven blocks of two engines."""
@@ -95,10 +117,14 @@ def test_few_blocks_give_no_verdict(synthetic: Make, entrants: list[Entrant]) ->
     assert "W-FEW" in {warning["code"] for warning in found["warnings"]}
 
 
-def test_a_budget_below_one_block_is_an_error(synthetic: Make, entrants: list[Entrant]) -> None:
-    """Where not even one block fits, there is no result but an error that names the key to change."""
-    with pytest.raises(EnvironmentFailure, match="budget_s"):
-        run_campaign(entrants, synthetic(), CampaignOptions(budget_s=0.5, seed=1))
+def test_a_budget_below_one_block_gives_one_block(synthetic: Make, entrants: list[Entrant]) -> None:
+    """However small the budget, each engine runs once: figures without an interval, no verdict, and it says so."""
+    found = run_campaign(entrants, synthetic(), CampaignOptions(budget_s=0.5, seed=1))
+    assert found["campaign"]["blocks"] == 1
+    assert found["campaign"]["stop"] == "budget"
+    assert found["results"]["int8"]["latency_ms"]["ci95"] is None
+    assert find_comparison(found, "int8", "fp32")["verdict"] == "not shown"
+    assert "W-FEW" in {warning["code"] for warning in found["warnings"]}
 
 
 def test_order_is_random_balanced_and_seeded(synthetic: Make, entrants: list[Entrant], known: Path) -> None:
@@ -197,6 +223,23 @@ def test_raw_samples_round_trip(synthetic: Make, entrants: list[Entrant], tmp_pa
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"raw\.json\.gz"):
         raw.read_raw(path)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "words"),
+    [
+        (Scenario(kind="paced", period_ms=1e-6), r"1e-06 is out of reach"),
+        (Scenario(kind="paced", period_ms=1e6), r"1e\+06 is out of reach"),
+        (Scenario(kind="throughput", concurrency=100_000), "give 256 or less"),
+        (Scenario(kind="throughput", batch=10**8), "give 65536 or less"),
+    ],
+)
+def test_absurd_scenarios_are_refused(synthetic: Make, entrants: list[Entrant], scenario: Scenario, words: str) -> None:
+    """What no device could do is an input error at once, not a fault of the device minutes later."""
+    device = synthetic()
+    with pytest.raises(InputError, match=words):
+        run_campaign(entrants, device, CampaignOptions(scenario=scenario))
+    assert device.commands == []
 
 
 def test_what_cannot_be_done_is_refused_with_every_fault(synthetic: Make, entrants: list[Entrant]) -> None:

@@ -171,6 +171,31 @@ def test_campaign_facts_have_warnings_too() -> None:
     assert set(_warned(inputs_source="random")) == {"W-RANDOM-INPUT"}
 
 
+def test_engines_timed_on_different_samples_are_named() -> None:
+    """Two bundles with golden samples of their own are compared, and it is said that the samples differ."""
+    engine = {"options": {"threads": 1, "providers": ["CPUExecutionProvider"]}}
+    runs = {name: [_row(i) for i in range(7)] for name in ("fp32", "int8")}
+    facts = CampaignFacts(
+        mode="default", quiet=True, noise_ratio=0.0, noise_known=False, sentinel_reference=REFERENCE,
+        scenario_kind="latency", resumed_blocks=0, stop="interval", target_half_width=0.01, min_blocks=3,
+        verdicts=True, aa=None,
+    )  # fmt: skip
+
+    def warned(digest: str) -> list[tuple[str, str]]:
+        engines = {"fp32": {**engine, "inputs_sha256": "aa"}, "int8": {**engine, "inputs_sha256": digest}}
+        return [(found.code, found.evidence) for found in campaign_warnings(runs, engines, {"cores": 2}, facts)]
+
+    assert warned("aa") == []
+    assert warned("bb") == [("W-OTHER-INPUT", "fp32: aa, int8: bb")]
+
+
+def test_blocks_on_a_warm_device_are_named() -> None:
+    """A block that began too warm is counted, with the warmest and by how much."""
+    found = _warned([_row(i, **({"warmer_by_c": 3.0 + i} if i > 4 else {})) for i in range(7)])
+    assert set(found) == {"W-WARM"}
+    assert found["W-WARM"].evidence == "2 of 7 blocks; block 6 by 9.0 degrees C"
+
+
 def test_a_shared_gpu_matters_only_to_engines_that_use_it() -> None:
     """Other processes on the GPU are a warning for CUDA and TensorRT, and nothing to a CPU engine."""
     facts = {"gpu": [{"compute_processes": 0}], "at_end": {"gpu": [{"compute_processes": 2}]}}

@@ -22,6 +22,7 @@ def _one_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A world with one board, whose key is KEY."""
     monkeypatch.setenv("EDGEPRESS_DEVICES", str(tmp_path / "devices"))
     monkeypatch.setattr("targets.devices.pinning.collect_key", lambda _name, _host: KEY)
+    monkeypatch.setattr(commands, "_is_terminal", lambda: True)
 
 
 def _run(*words: str, answer: str = "") -> Result:
@@ -48,6 +49,17 @@ def test_anything_else_than_yes_registers_nothing(answer: str) -> None:
     assert isinstance(done.exception, RefusedError)
     assert f"--fingerprint {KEY.fingerprint}" in done.exception.fix
     assert Registry().entries() == {}
+
+
+def test_without_a_terminal_only_a_fingerprint_confirms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A yes that comes through a pipe was typed by nobody who compared; the refusal says what to give instead."""
+    monkeypatch.setattr(commands, "_is_terminal", lambda: False)
+    refused = _run("add", "pi4", "--ssh", "board", answer="yes\n").exception
+    assert isinstance(refused, RefusedError)
+    assert "terminal" in refused.why
+    assert f"--fingerprint {KEY.fingerprint}" in refused.fix
+    assert Registry().entries() == {}
+    assert _run("add", "pi4", "--ssh", "board", "--fingerprint", KEY.fingerprint).exit_code == 0
 
 
 def test_the_fingerprint_must_be_the_right_one() -> None:

@@ -14,7 +14,8 @@ import pytest
 from pipeline.benchmarking import bundles, everywhere
 from pipeline.benchmarking.everywhere import Finished, Wanted
 from pipeline.cli import main
-from targets.errors import DeviceLost
+from targets import files
+from targets.errors import DeviceLost, EnvironmentFailure
 
 Call = Callable[..., SimpleNamespace]
 DOCUMENT: dict[str, Any] = {
@@ -164,3 +165,18 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
     (tmp_path / "out").write_text("", encoding="utf-8")
     assert call("measure", "b", "--out", tmp_path / "out" / "deep").code != 0
     assert not asked
+
+
+def test_a_disk_that_fills_up_costs_the_files_and_not_the_figures(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What took minutes to measure is shown, then the error of --out ends it."""
+
+    def full(path: Path, *_: object) -> None:
+        raise EnvironmentFailure(f"writing {path.name} failed", "No space left on device", "free 1 MB")
+
+    monkeypatch.setattr(files, "write_atomic", full)
+    done = call("measure", "b", "--out", tmp_path / "out")
+    assert done.code == 5
+    assert "1.00 ms [0.97, 1.03]" in done.out
+    assert done.err.startswith("error: writing raw.json.gz failed")

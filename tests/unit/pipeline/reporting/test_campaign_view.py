@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from pipeline.reporting.campaign import campaign_view, engine_rows
@@ -52,11 +53,49 @@ def test_a_scenario_adds_its_own_rows(campaign: dict[str, Any]) -> None:
     assert rows["throttled after"][0] == "5 min 12 s"
 
 
+def test_a_short_run_has_no_minutes(campaign: dict[str, Any]) -> None:
+    """Of a run below two minutes the halves are compared, and are called so."""
+    campaign["scenario"] = {**campaign["scenario"], "kind": "sustained", "duration_s": 20.0}
+    campaign["results"]["fp32"]["scenario"] = {"kind": "sustained", "first_minute_ms": 2.0, "last_over_first": 1.1}
+    rows = dict(engine_rows(campaign))
+    assert rows["first half"][0] == "2.00 ms"
+    assert not any("minute" in label for label in rows)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "label"),
+    [
+        ({"kind": "latency"}, "latency"),
+        ({"kind": "cold"}, "load and first inference"),
+        ({"kind": "paced"}, "latency since due"),
+        ({"kind": "throughput", "batch": 4}, "latency of a batch of 4"),
+    ],
+)
+def test_the_headline_says_what_it_is(campaign: dict[str, Any], scenario: dict[str, Any], label: str) -> None:
+    """A batch, a cold start and a frame that waited are not called the latency of an inference."""
+    campaign["scenario"] = {**campaign["scenario"], **scenario}
+    assert engine_rows(campaign)[0][0] == f"{label} [95 % CI]"
+
+
+def test_throughput_has_its_interval(campaign: dict[str, Any]) -> None:
+    """Inferences a second in the digits that their interval supports."""
+    campaign["results"]["fp32"]["throughput"] = {"ips": 779.4, "ci95": [610.2, 948.1]}
+    assert dict(engine_rows(campaign))["throughput"][0] == "780/s [610, 950]"
+
+
+def test_a_grade_says_why(campaign: dict[str, Any]) -> None:
+    """What no warning tells, such as an interval that is too wide, stands below the table."""
+    campaign["quality"]["engines"]["fp32"] = {"grade": "C", "reasons": ["W-X: x", "the interval is +-34 %"]}
+    assert "fp32, quality C: the interval is +-34 %." in " ".join(_shown(campaign).split())
+
+
 def test_the_share_of_the_attainable_speed_names_what_binds(campaign: dict[str, Any]) -> None:
     """More than all of it is shown as it is: then the model of the machine is wrong."""
     shares = {"compute": 0.2, "memory": 0.7, "overhead": 0.1}
     campaign["results"]["int8"]["roofline"] = {"pct": 106.2, "bound_by": shares}
     assert dict(engine_rows(campaign))["of attainable"] == ["\N{EN DASH}", "106 % (memory-bound)"]
+    campaign["results"]["int8"]["roofline"]["quality"] = "noisy"
+    assert dict(engine_rows(campaign))["of attainable"][1] == "106 % (memory-bound, peaks uncertain)"
 
 
 def test_modelled_energy_is_never_joules(campaign: dict[str, Any]) -> None:

@@ -160,3 +160,12 @@ def test_many_candidates_widths_and_one_block(full_run: dict[str, Any]) -> None:
     page = render_report(full_run)
     assert set(re.findall(r'aria-label="(\w+)"', page)) == DRAWN - {"blocks", "widths"}
     assert "800 channels in 100 groups before pruning, 400 after." in words(page)
+
+
+def test_the_reference_is_not_compared_with_what_it_beat(full_run: dict[str, Any]) -> None:
+    """Where the uncompressed candidate ships, no card calls it larger or better than a compressed one."""
+    full_run["candidates"].reverse()
+    assert full_run["candidates"][0]["shipped"]
+    full_run["candidates"][0]["vs_reference"] = None
+    cards = render_report(full_run).partition('class="cards"')[2].partition("</section>")[0]
+    assert "against" not in cards

@@ -18,8 +18,9 @@ from pipeline.reporting.schema_measured import Comparison, Interval
         (7.6134, 7.41, 7.82, "7.61 ms [7.41, 7.82]"),  # half-width 0.205: two digits, its first is a 2
         (0.2134, 0.2077, 0.2188, "0.213 ms [0.208, 0.219]"),  # half-width 0.0056: one digit
         (123.456, 118.0, 129.0, "123 ms [118, 129]"),
-        (1234.5, 1100.0, 1400.0, "1234 ms [1100, 1400]"),
+        (1234.5, 1100.0, 1400.0, "1230 ms [1100, 1400]"),
         (0.5, 0.5, 0.5, "0.5000 ms [0.5000, 0.5000]"),
+        (2.1, 1e-7, 5e7, "2 ms [wider than 10\N{MULTIPLICATION SIGN} each way]"),
     ],
 )
 def test_only_the_digits_the_interval_supports(value: float, low: float, high: float, shown: str) -> None:

@@ -27,6 +27,14 @@ def test_the_same_comparison_the_other_way_round(campaign: dict[str, Any]) -> No
     assert verdict_sentence(campaign, "fp32", "int8").startswith("fp32 is 2.2\u00d7 slower than int8 (95 % CI 1.9")
 
 
+def test_throughput_is_judged_by_throughput(campaign: dict[str, Any]) -> None:
+    """Where throughput was measured, the latency of single calls decides nothing."""
+    campaign["scenario"] = {**campaign["scenario"], "kind": "throughput"}
+    by_wall = {**campaign["comparison"][0], "metric": "ms_per_inference", "verdict": "slower", "ratio": 1.5}
+    campaign["comparison"].append({**by_wall, "ci95": [1.4, 1.6]})
+    assert _say(campaign).startswith("int8 is 1.50\u00d7 slower than fp32 (by throughput, 95 % CI 1.40")
+
+
 @pytest.mark.parametrize(
     ("changes", "start"),
     [
