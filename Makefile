@@ -73,6 +73,8 @@ bench: setup ## the figures of README.md, measured here
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/reproducibility.py
 	$(BIN)/python benchmarks/cold_run.py
+	$(BIN)/python benchmarks/ondevice_overhead.py
+	$(BIN)/python benchmarks/noise_floor.py
 
 clean: ## remove .venv, results and caches of tools
 	rm -rf $(VENV) $(OUT) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

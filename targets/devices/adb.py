@@ -188,7 +188,7 @@ class AdbTransport(Transport):
             )
 
     def _pull(self, remote: str, local: Path, max_bytes: int) -> None:
-        local.unlink(missing_ok=True)
+        local.write_bytes(b"")  # where a file lies, adb takes no folder, whose names the device would choose
         patience_s = _ASK_S + max_bytes / _SLOWEST_BYTES_PER_S
         child = self._adb(["pull", "--", remote, str(local)], patience_s, file_bytes=max_bytes)
         if child.returncode or not local.is_file():

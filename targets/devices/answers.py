@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import signal
-import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from targets.devices.npz import arrays_fault
 from targets.errors import DeviceError
 from targets.ondevice_errors import project_error
 
@@ -16,18 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+_T = TypeVar("_T")
+
 MAX_ANSWER_BYTES: Final = 16 << 20
-MAX_ARRAYS_BYTES: Final = 2 << 30
 MAX_STDERR_BYTES: Final = 1 << 16
 _MAX_DEPTH: Final = 12
 _MAX_TEXT: Final = 4096
+_MAX_INTEGER: Final = 1 << 64
+_MAX_TRACE_BYTES: Final = 4000
 _OWN_BUG: Final = 70
+_REPORTED: Final = frozenset({2, 3, 4, 5, 6})
 _FIX: Final = "check that the device is up and nobody else uses it, then run the same command again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFacts:
-    """What a device says it is; None where it does not tell.
+    """What a device says it is; None where it does not tell, or tells no value of that kind.
 
     Attributes:
         fingerprint: Changes when the hardware or the kernel does.
@@ -88,23 +92,30 @@ def facts_of(answer: DeviceResult) -> DeviceFacts:
     """The answer to ``facts``, with what others decide by in fields of its own."""
     raw = answer.result
     return DeviceFacts(
-        fingerprint=str(raw.get("fingerprint", "")),
-        arch=str(raw.get("arch", "unknown")),
-        cpu_model=str(raw.get("cpu_model", "unknown")),
-        cores=raw.get("usable_cores"),
-        mem_total_bytes=raw.get("mem_total_bytes"),
-        virtualised=raw.get("virtualised"),
-        governor=raw.get("governor"),
-        runtime_version=raw.get("onnxruntime"),
+        fingerprint=_fact(raw, "fingerprint", str) or "",
+        arch=_fact(raw, "arch", str) or "unknown",
+        cpu_model=_fact(raw, "cpu_model", str) or "unknown",
+        cores=_fact(raw, "usable_cores", int),
+        mem_total_bytes=_fact(raw, "mem_total_bytes", int),
+        virtualised=_fact(raw, "virtualised", bool),
+        governor=_fact(raw, "governor", str),
+        runtime_version=_fact(raw, "onnxruntime", str),
         raw=raw,
         wall_s=answer.wall_s,
-        boot_id=raw.get("boot_id"),
-        emulated=raw.get("emulated"),
+        boot_id=_fact(raw, "boot_id", str),
+        emulated=_fact(raw, "emulated", bool),
     )
+
+
+def _fact(raw: Mapping[str, Any], name: str, kind: type[_T]) -> _T | None:
+    value = raw.get(name)
+    return value if type(value) is kind else None  # not isinstance: True is no number of cores
 
 
 def check_answer(answer: RawAnswer, command: str, nonce: str, *, device: str = "local") -> Mapping[str, Any]:
     """The result inside an answer: one JSON document, of bounded size and depth, finite, for this very question.
+
+    Its text comes back printable.
 
     Raises:
         DeviceError: It is not valid, or the program was ended because its time was up.
@@ -115,8 +126,7 @@ def check_answer(answer: RawAnswer, command: str, nonce: str, *, device: str = "
     if len(answer.stdout) > MAX_ANSWER_BYTES:
         raise _invalid(device, f"it is over {MAX_ANSWER_BYTES} bytes")
     try:
-        document: object = json.loads(answer.stdout.decode("utf-8"), parse_constant=_no_constant)
-        _check_value(document, 0)
+        document = _checked(json.loads(answer.stdout.decode("utf-8"), parse_constant=_no_constant), 0)
     except (ValueError, RecursionError) as error:
         last = answer.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["nothing on stderr"]
         reason = f"exit code {answer.returncode}, {printable(str(error)[:200])}; {printable(last[0])}"
@@ -125,10 +135,12 @@ def check_answer(answer: RawAnswer, command: str, nonce: str, *, device: str = "
         raise _invalid(device, "it is the answer to another question (the nonce differs)")
     reported = document.get("error")
     if isinstance(reported, dict):
-        what, why, fix = (printable(str(reported.get(key, "not said"))) for key in ("what", "why", "fix"))
+        what, why, fix = (str(reported.get(key, "not said")) for key in ("what", "why", "fix"))
         if answer.returncode == _OWN_BUG:
-            trace = answer.stderr.decode("utf-8", "replace")[-4000:]
-            raise RuntimeError(f"a bug in the device program: {why}\n{trace}")
+            trace = answer.stderr[-_MAX_TRACE_BYTES:].decode("utf-8", "replace").splitlines()
+            raise RuntimeError("\n".join([f"a bug in the device program: {why}", *map(printable, trace)]))
+        if answer.returncode not in _REPORTED:
+            raise _invalid(device, f"exit code {answer.returncode}, {what}: {why}")
         raise project_error(answer.returncode, _on(device, what), why, fix)
     result = document.get("result")
     if answer.returncode != 0 or not isinstance(result, dict) or document.get("command") != command:
@@ -142,31 +154,9 @@ def check_arrays(path: Path, *, device: str) -> None:
     Raises:
         DeviceError: It is not.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            fault = _arrays_fault(archive)
-    except (ValueError, EOFError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
-        fault = str(error) or type(error).__name__
+    fault = arrays_fault(path)
     if fault:
         raise DeviceError(f"device {device!r} sent no valid arrays", printable(fault)[:300], _FIX)
-
-
-def _arrays_fault(archive: zipfile.ZipFile) -> str | None:
-    import numpy as np  # heavy: only those who fetch pay for it
-
-    members = archive.infolist()
-    if not members or sum(member.file_size for member in members) > MAX_ARRAYS_BYTES:
-        return f"it holds nothing, or over {MAX_ARRAYS_BYTES} bytes"
-    for member in members:
-        if not member.filename.endswith(".npy"):
-            return f"it holds {member.filename[:80]!r}, which is no array"
-        with archive.open(member) as stream:
-            if np.lib.format.read_magic(stream) != (1, 0):
-                return "it holds an array in another format than numpy writes for plain numbers"
-            shape, _, kind = np.lib.format.read_array_header_1_0(stream)
-        if kind.hasobject or math.prod(shape) * kind.itemsize > member.file_size:
-            return "it holds an array that is not whole, or holds more than numbers"
-    return None
 
 
 def printable(text: str) -> str:
@@ -187,17 +177,23 @@ def _on(device: str, what: str) -> str:
     return what if device == "local" else f"{what} (on device {device!r})"
 
 
-def _check_value(value: object, depth: int) -> None:
+def _checked(value: Any, depth: int) -> Any:  # noqa: ANN401 - any JSON value
+    """The same value, its text without anything that a terminal or a page reads more into.
+
+    Raises:
+        ValueError: It is nested too deep, or holds a number that no measurement gives.
+    """
     if depth > _MAX_DEPTH:
         raise ValueError("it is nested too deep")
+    if isinstance(value, str):
+        return printable(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("it holds a number that is not finite")
+    if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+        raise ValueError("it holds a number of more than 64 bits")
     if isinstance(value, dict):
-        for item in value.values():
-            _check_value(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check_value(item, depth + 1)
+        return {printable(key): _checked(item, depth + 1) for key, item in value.items()}
+    return [_checked(item, depth + 1) for item in value] if isinstance(value, list) else value
 
 
 def _no_constant(name: str) -> float:

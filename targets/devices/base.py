@@ -116,7 +116,7 @@ class Session(ABC):
 
     @abstractmethod
     def _fetch(self, name: str, target: Path) -> None:
-        """Copies one file from the working folder; at most `answers.MAX_ARRAYS_BYTES`."""
+        """Copies one file from the working folder; at most `npz.MAX_ARRAYS_BYTES`."""
 
 
 class Device(ABC):

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -106,9 +107,10 @@ def _private_folder() -> Path:
     """A folder of this user's that all his runs on this machine share; never one that others can write to."""
     folder = Path(tempfile.gettempdir(), f"edgepress-of-{os.getuid()}")
     with disk_guard(f"making {folder}"):
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
         status = folder.lstat()
-    if folder.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o022:
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise RefusedError(
             f"refused to use {folder}",
             "it is not a folder of this user that nobody else can write to",

@@ -153,8 +153,8 @@ class Registry:
             if len(data) > _MAX_BYTES:
                 raise ValueError("it is too large")  # noqa: TRY301 - one handler for all that is wrong with the file
             return _ENTRIES.validate_python(json.loads(data)["devices"])
-        except (ValueError, KeyError, TypeError) as error:
-            why = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else str(error)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            why = _first_fault(error) if isinstance(error, ValidationError) else repr(error)[:300]
             raise InputError(
                 f"the list of devices {path} is damaged", why, "mend it, or remove it and add the devices again"
             ) from error
@@ -214,6 +214,7 @@ class Registry:
     def _changing(self) -> Iterator[dict[str, SshEntry | AdbEntry]]:
         with disk_guard(f"making {self.folder}"):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_private(self.folder)
             lock = os.open(self.folder / f".{FILE_NAME}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -246,6 +247,11 @@ def checked(kind: type[_E], values: Mapping[str, object]) -> _E:
         return kind.model_validate(dict(values))
     except ValidationError as error:
         raise faults_error("the device", faults_of(error, kind)) from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    return "{}: {}".format(".".join(map(str, fault["loc"])) or "the list", fault["msg"])
 
 
 def _folder() -> Path:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, final
 from targets.devices import scripts
 from targets.devices.answers import (
     MAX_ANSWER_BYTES,
-    MAX_ARRAYS_BYTES,
     MAX_STDERR_BYTES,
     RawAnswer,
     check_answer,
@@ -21,6 +20,7 @@ from targets.devices.answers import (
 )
 from targets.devices.base import Device, Session
 from targets.devices.holder import for_people, has_ended, this_process
+from targets.devices.npz import MAX_ARRAYS_BYTES
 from targets.devices.transport import lost
 from targets.errors import DeviceError, DeviceLost, EdgepressError
 from targets.files import megabytes, sha256_file
@@ -42,6 +42,8 @@ _POLL_S: Final = 1.0
 _LAST_WAIT_S: Final = 5
 _SIGNAL: Final = 128
 _live: Final[set[str]] = set()  # tokens of this process's sessions
+_MAX_VOIDED: Final = 8  # no device keeps us releasing for ever what it then says is held again
+_TOKEN: Final = re.compile(r"[0-9a-f]{16,64}")
 _HEADER: Final = re.compile(rb"([0-9]{1,3}) ([0-9]{1,15})\n")
 
 
@@ -105,7 +107,7 @@ class _Lease:
         Raises:
             DeviceError: Others used it for all of ``wait_s``.
         """
-        end_s, told = time.monotonic() + wait_s, False
+        end_s, told, voided = time.monotonic() + wait_s, False, 0
         while True:
             answer = self._lock("take", ["--holder", this_process(), "--lease-s", f"{_LEASE_S:g}"])
             if answer.get("taken") is True:
@@ -113,7 +115,9 @@ class _Lease:
                 _tell_removed(self._place.name, answer)
                 return
             holder, token = str(answer.get("holder", "")), str(answer.get("token", ""))
-            if (has_ended(holder) or _is_abandoned(holder, token)) and re.fullmatch(r"[0-9a-f]{16,64}", token):
+            is_void = _TOKEN.fullmatch(token) and (has_ended(holder) or _is_abandoned(holder, token))
+            if is_void and voided < _MAX_VOIDED:
+                voided += 1
                 _tell_removed(self._place.name, self._lock("release", [], token))
                 continue
             who = printable(for_people(holder))

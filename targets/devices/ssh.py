@@ -43,6 +43,8 @@ _END_WAIT_S: Final = 2.0
 _SLOW_BYTES_PER_S: Final = 50_000
 _CONNECTION_FAILED: Final = 255
 _POLL_S: Final = 0.02
+_OLD_SCP: Final = ("scp", "-q", "-O")  # by scp itself there, for a server without sftp (dropbear on small systems)
+_NO_SFTP: Final = b"Connection closed"  # what scp says of a refused subsystem, too
 _PLAIN_FOLDER: Final = re.compile(r"/[A-Za-z0-9/_.-]{1,50}")  # a socket's whole path has at most 107 bytes
 
 
@@ -57,6 +59,7 @@ class SshTransport(Transport):
         self.name = name
         self._host = host
         self._key = key
+        self._scp: tuple[str, ...] = ("scp", "-q")
         self._private: Path | None = None
         self._master: subprocess.Popen[bytes] | None = None
 
@@ -111,8 +114,11 @@ class SshTransport(Transport):
         self._copy(f"{self._scp_host()}:{remote}", str(local), timeout_s, max_bytes)
 
     def _copy(self, source: str, target: str, timeout_s: float, file_bytes: int | None) -> None:
-        argv = ["scp", "-q", *self._client_options(), *self._host.options(), "--", source, target]
-        done = self._run(argv, timeout_s, 1 << 16, file_bytes)
+        words = [*self._client_options(), *self._host.options(), "--", source, target]
+        done = self._run([*self._scp, *words], timeout_s, 1 << 16, file_bytes)
+        if done.returncode and _NO_SFTP in done.stderr and self._scp != _OLD_SCP and self._is_up():
+            self._scp = _OLD_SCP
+            done = self._run([*self._scp, *words], timeout_s, 1 << 16, file_bytes)
         if done.returncode == 0:
             return
         if not self._is_up():
@@ -120,7 +126,8 @@ class SshTransport(Transport):
         raise DeviceError(
             f"copying to or from device {self.name!r} failed",
             _last_line(done.stderr) or f"scp ended with {done.returncode}",
-            "check disk and permissions of that device, then run the same command again",
+            "check that device's disk and permissions, and that it has sftp-server or scp, then run the same command"
+            " again",
         )
 
     def _run(

@@ -60,8 +60,8 @@ def build_engine(folder: Path) -> dict[str, Any]:
         ``inspection_why``), and ``log``: the vendor's warnings.
 
     Raises:
-        Failure: The plan or the model is not valid (3), the model is another one (4), TensorRT is missing (5), or it
-            refuses the model or fails to build (6).
+        Failure: The plan or the model is not valid (3), the model is another one (4), or TensorRT is missing, refuses
+            the model or fails to build (6).
     """
     plan = read_plan(folder)
     vendor = import_vendor()

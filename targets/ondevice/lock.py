@@ -18,11 +18,12 @@ import os
 import re
 import shutil
 import signal
+import stat
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .failure import BAD_INPUT, Failure
+from .failure import BAD_INPUT, REFUSED, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ def take(work: Path, *, token: str, holder: str, lease_s: float) -> dict[str, An
         ``taken``; when True: ``removed_bytes`` and ``killed``; else ``holder``, its ``token`` and ``free_in_s``.
 
     Raises:
-        Failure: The token is not one (3).
+        Failure: The token is not one (3), or others can write to the folder (4).
         OSError: The folder cannot be written.
     """
     _check(token)
@@ -70,7 +71,7 @@ def renew(work: Path, *, token: str, lease_s: float) -> dict[str, Any]:
     """Holds the device for ``lease_s`` from now on, if it is still ours: ``renewed``, else who has it (``holder``).
 
     Raises:
-        Failure: The token is not one (3).
+        Failure: The token is not one (3), or others can write to the folder (4).
         OSError: The folder cannot be written.
     """
     _check(token)
@@ -89,7 +90,7 @@ def release(work: Path, *, token: str) -> dict[str, Any]:
         ``released``; when True also ``removed_bytes`` and ``killed``; False when it was not ours.
 
     Raises:
-        Failure: The token is not one (3).
+        Failure: The token is not one (3), or others can write to the folder (4).
         OSError: The folder cannot be written.
     """
     _check(token)
@@ -106,6 +107,7 @@ def release(work: Path, *, token: str) -> dict[str, Any]:
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(work)
     descriptor = os.open(str(work / "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -190,6 +192,14 @@ def _boot_id() -> str:
 def _uptime_s() -> float:
     """Time since boot, sleep included: what /proc/uptime counts, also where that file is kept from us."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _check_private(work: Path) -> None:
+    """Refuses a folder in which another user of this device could put what we then run or remove."""
+    status = work.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        why = "it is not a folder of this user that nobody else can write to"
+        raise Failure(REFUSED, f"refused to use {work}", why, "remove it there, then run the same command again")
 
 
 def _check(token: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from .failure import DEVICE, ENVIRONMENT, Failure
+from .failure import DEVICE, Failure
 
 Vendor = Any  # the module tensorrt or tensorrt_rtx: they ship no types that hold across versions
 MODULES = ("tensorrt", "tensorrt_rtx")
@@ -18,7 +18,7 @@ def import_vendor() -> Vendor:
     TensorRT proper ends the whole process when it is used where no driver answers, so the driver is asked first.
 
     Raises:
-        Failure: Neither is installed, or ``tensorrt`` has no GPU to work with.
+        Failure: Neither is installed here, or ``tensorrt`` has no GPU to work with (6).
     """
     reasons = []
     for name in MODULES:
@@ -35,7 +35,7 @@ def import_vendor() -> Vendor:
                 "build on the device that has the GPU, as a user who may use it",
             )
         return module
-    raise Failure(ENVIRONMENT, "TensorRT is not installed here", "; ".join(reasons), _FIX)
+    raise Failure(DEVICE, "TensorRT is not installed here", "; ".join(reasons), _FIX)
 
 
 def driver_answers() -> bool:

@@ -18,7 +18,8 @@ import pytest
 from targets.devices.registry import Registry, SshEntry
 
 if TYPE_CHECKING:
-    from sshd import Board  # loaded by path below
+    from phone import Phone  # these two are loaded by path below
+    from sshd import Board
 
 
 def _load(name: str) -> ModuleType:
@@ -42,6 +43,12 @@ def emulated() -> ModuleType:
 def sshd() -> ModuleType:
     """A real sshd: tests/devices/sshd.py."""
     return _load("sshd")
+
+
+@pytest.fixture(scope="session")
+def phones() -> ModuleType:
+    """A phone behind a real adb client: tests/devices/phone.py."""
+    return _load("phone")
 
 
 @pytest.fixture
@@ -94,6 +101,27 @@ def register(board: Board, name: str = "pi", python: str = sys.executable) -> No
     )
     line = " ".join(key.stdout.split()[:2])
     Registry().put(name, SshEntry(host="edge@127.0.0.1", port=board.port, host_key=line, python=python))
+
+
+@pytest.fixture
+def adb(emulated: ModuleType, phones: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The adb client, with a server and a home of its own."""
+    program, port = str(emulated.part("adb") / "adb"), phones.free_port()
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+    with phones.adb_server(program, port, tmp_path / "server.log"):
+        yield program
+
+
+@pytest.fixture
+def phone(adb: str, phones: ModuleType, tmp_path: Path) -> Iterator[Phone]:
+    """A phone that is plugged in; not registered."""
+    made = phones.Phone(tmp_path, adb)
+    try:
+        yield made
+    finally:
+        made.end()
 
 
 @pytest.fixture

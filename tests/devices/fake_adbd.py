@@ -19,6 +19,7 @@ zero      the command runs; its exit code is reported as 0, and its output is cu
 silent    nothing, ever
 twice     every output twice
 full      sync: the push fails with "No space left on device"
+folder    sync: the file is said to be a folder, with a file ``escaped`` in it
 ========= =====================================================================================================
 
 Wire format: Android's ``packages/modules/adb``, protocol.txt, SYNC.TXT and shell_protocol.h.
@@ -47,6 +48,7 @@ CONNECT, OPEN, READY, WRITE, CLOSE = (
     int.from_bytes(w, "little") for w in (b"CNXN", b"OPEN", b"OKAY", b"WRTE", b"CLSE")
 )
 STDOUT, STDERR, EXIT = 1, 2, 3
+ESCAPED = b"escaped"
 
 
 class Broken(Exception):
@@ -266,19 +268,25 @@ def sync(board: Board, stream: Stream) -> bool:
         return False
     try:
         if word == b"STAT":
-            stat(board, stream, name)
+            stat(board, stream, name, fault)
         elif word == b"SEND":
             receive(board, stream, name, fault)
         elif word == b"RECV":
             give(board, stream, name, fault)
         elif word == b"LIST":
+            if fault == "folder":
+                stream.write(b"DENT" + struct.pack("<IIII", 0o100644, 4, 1, len(ESCAPED)) + ESCAPED)
             stream.write(b"DONE" + bytes(16))
     except OSError as error:
         fail(stream, error.strerror or "error")
     return True
 
 
-def stat(board: Board, stream: Stream, name: str) -> None:
+def stat(board: Board, stream: Stream, name: str, fault: str) -> None:
+    if fault == "folder":
+        mode = 0o100644 if name.endswith(ESCAPED.decode()) else 0o40755
+        stream.write(b"STAT" + struct.pack("<III", mode, 4, 1))
+        return
     try:
         found = board.inside(name).stat()
     except OSError:
@@ -311,6 +319,9 @@ def receive(board: Board, stream: Stream, request: str, fault: str) -> None:
 
 def give(board: Board, stream: Stream, name: str, fault: str) -> None:
     """A pull: blocks of data."""
+    if fault == "folder":
+        stream.write(b"DATA" + struct.pack("<I", 4) + b"evil" + b"DONE" + bytes(4))
+        return
     data = board.inside(name).read_bytes()
     if fault == "garbage":
         data = os.urandom(len(data))

@@ -25,7 +25,6 @@ StrictModes no
 UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
-Subsystem sftp internal-sftp
 MaxSessions 20
 """
 
@@ -63,11 +62,12 @@ class Board:
         )
         return done.stdout.split()[1]
 
-    def start(self, key: str = "a", *, disk_kb: int | None = None) -> Board:
-        """Starts the sshd; with ``disk_kb`` the home folder is a disk of that size."""
+    def start(self, key: str = "a", *, disk_kb: int | None = None, sftp: bool = True) -> Board:
+        """Starts the sshd; with ``disk_kb`` the home folder is a disk of that size, and ``sftp`` can be left out."""
         config = self._folder / "config"
         config.write_text(
             _CONFIG.format(port=self.port, key=self._folder / f"key_{key}", authorized=self._folder / "authorized")
+            + ("Subsystem sftp internal-sftp\n" if sftp else "")
         )
         script = ["set -e", f"mount --bind {shlex.quote(str(self._folder / 'passwd'))} /etc/passwd"]
         if disk_kb is not None:

@@ -2,115 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
 from targets.devices.adb import AdbTransport
-from targets.devices.remote import RemoteDevice
 from targets.errors import DeviceError, DeviceLost, EnvironmentFailure, RefusedError
+
+if TYPE_CHECKING:
+    from phone import Phone  # loaded by path, see conftest.py
 
 pytestmark = pytest.mark.devices
 
 MODEL, BUILD = "Board", "edge/board/board:14/UP1A/1:user/release-keys"
 PATIENCE_S = 20.0
-
-
-class Phone:
-    """A fake device in a process of its own, and what a test may do to it."""
-
-    def __init__(self, folder: Path, adb: str) -> None:
-        self.folder = folder / "phone"
-        self.folder.mkdir()
-        self._faults = folder / "faults.json"
-        self._adb = adb
-        program = Path(__file__).with_name("fake_adbd.py")
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", str(program), str(self.folder), "--faults", str(self._faults)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        word, port = self._process.stdout.readline().split()
-        assert word == "ready"
-        self.serial = f"127.0.0.1:{port}"
-
-    def fault(self, service: str, what: str, match: str = "") -> None:
-        self._faults.write_text(json.dumps([{"in": service, "do": what, "match": match}]))
-
-    def well(self) -> None:
-        self._faults.write_text("[]")
-
-    def unplug(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def end(self) -> None:
-        self.unplug()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-    def transport(self, *, model: str | None = MODEL, build: str | None = BUILD) -> AdbTransport:
-        return AdbTransport(
-            "phone", self.serial, model=model, build=build, tcp=True, folder=str(self.folder), program=self._adb
-        )
-
-    def device(self, python: str) -> RemoteDevice:
-        return RemoteDevice("phone", self.transport, kind="adb", python=python)
-
-
-@pytest.fixture
-def adb(emulated: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The adb client, with a server and a home of its own."""
-    program = str(emulated.part("adb") / "adb")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
-    with (tmp_path / "server.log").open("wb") as log:
-        argv = [program, "-L", f"tcp:localhost:{port}", "nodaemon", "server"]
-        server = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            _until(lambda: _listens(port))
-            yield program
-        finally:
-            server.kill()
-            server.wait()
-
-
-@pytest.fixture
-def phone(adb: str, tmp_path: Path) -> Iterator[Phone]:
-    phone = Phone(tmp_path, adb)
-    try:
-        yield phone
-    finally:
-        phone.end()
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def _until(happens: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while not happens():
-        assert time.monotonic() < end_s, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_finds_and_names_the_device(phone: Phone) -> None:
@@ -179,6 +89,17 @@ def test_what_cannot_be_pulled(phone: Phone, tmp_path: Path) -> None:
     assert not (tmp_path / "back").exists() or (tmp_path / "back").stat().st_size <= 1_000_000
 
 
+def test_a_folder_in_place_of_a_file(phone: Phone, tmp_path: Path) -> None:
+    """A device that says that a file is a folder, with files of names that it chooses, gets nothing written here."""
+    transport = phone.transport()
+    transport.open()
+    (tmp_path / "in" / "here").mkdir(parents=True)
+    phone.fault("sync", "folder", "answer")
+    with pytest.raises(DeviceError, match="did not give"):
+        transport.pull(f"{phone.folder}/answer", tmp_path / "in" / "here" / "back", max_bytes=1_000_000)
+    assert [path for path in (tmp_path / "in").rglob("*") if path.is_file() and path.stat().st_size] == []
+
+
 def test_a_full_disk_there(phone: Phone, tmp_path: Path) -> None:
     """A push that the device refuses says what the device said."""
     transport = phone.transport()
@@ -209,7 +130,7 @@ def test_a_device_that_says_nothing(phone: Phone) -> None:
 
 
 @pytest.mark.parametrize("fault", ["drop", "offline"])
-def test_a_copy_that_is_cut(phone: Phone, tmp_path: Path, fault: str) -> None:
+def test_a_copy_that_is_cut(phone: Phone, phones: ModuleType, tmp_path: Path, fault: str) -> None:
     """A push and a pull that break off are a lost device; once it is back, the same copy succeeds."""
     transport = phone.transport()
     transport.open()
@@ -218,7 +139,7 @@ def test_a_copy_that_is_cut(phone: Phone, tmp_path: Path, fault: str) -> None:
     with pytest.raises(DeviceLost):
         transport.push(tmp_path / "x", f"{phone.folder}/sent")
     phone.well()
-    _until(lambda: _opens(transport))
+    phones.until(lambda: _opens(transport))
     transport.push(tmp_path / "x", f"{phone.folder}/sent")
     phone.fault("sync", fault, "sent")
     with pytest.raises(DeviceLost):

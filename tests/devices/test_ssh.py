@@ -41,8 +41,9 @@ def test_added_with_the_right_fingerprint_it_tells_what_it_is(board: Board) -> N
     assert "pi" in _cli("list").stdout
 
 
-def test_nothing_is_offered_before_a_person_confirms(board: Board) -> None:
+def test_nothing_is_offered_before_a_person_confirms(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     """`devices add` asks for the key without logging in, and anything else than yes registers nothing."""
+    monkeypatch.setattr("pipeline.cli.devices._is_terminal", lambda: True)
     board.start()
     refused = _cli("add", "pi", "--ssh", board.address, answer="no\n")
     assert isinstance(refused.exception, RefusedError)
@@ -120,6 +121,20 @@ def test_files_go_there_and_arrays_come_back(pi: Board, tmp_path: Path) -> None:
         assert got["y"].shape == (4, 4)
     left = [name for name in pi.files() if not name.endswith(".pyz")]
     assert left == [".edgepress/lock"]
+
+
+def test_a_board_without_sftp_is_served(board: Board, conftest: ModuleType, tmp_path: Path) -> None:
+    """Where the server has no sftp, files go and come by scp's own program there, checked as ever."""
+    board.start(sftp=False)
+    conftest.register(board)
+    engine_folder, samples = _small_engine(tmp_path)
+    with device("pi").session() as session:
+        session.put(engine_folder, "e")
+        session.put(samples, "samples.npz")
+        command = ["infer", "e", "--inputs", "samples.npz", "--out", "result.npz"]
+        session.run(command, timeout_s=60, fetch=tmp_path / "got.npz")
+    with np.load(tmp_path / "got.npz") as got:
+        assert got["y"].shape == (4, 4)
 
 
 def test_the_same_content_is_sent_once(pi: Board, tmp_path: Path) -> None:

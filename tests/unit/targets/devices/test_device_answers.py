@@ -85,6 +85,8 @@ def test_a_valid_answer_is_passed_on() -> None:
         lambda n: _document(n).replace(b'"a": 1', b'"a": 1e999'),
         lambda n: b'{"nonce":' + b"[" * 100_000,
         lambda n: _document(n, result={"deep": json.loads("[" * 30 + "]" * 30)}),
+        lambda n: _document(n).replace(b'"a": 1', b'"a": 1' + b"0" * 30),
+        lambda n: _document(n).replace(b'"a": 1', b'"a": 1' + b"0" * 100_000),
         lambda _: b"[1]",
         lambda n: _document(n, pad="x" * MAX_ANSWER_BYTES),
     ],
@@ -118,14 +120,53 @@ def test_reported_errors_keep_their_class(code: int, kind: type[EdgepressError])
     assert "\r" not in str(caught.value)
 
 
+@pytest.mark.parametrize("code", [1, 9, 126, 137, -9])
+def test_no_other_exit_code_carries_an_error(code: int) -> None:
+    """An error document with an exit code that the program never gives is garbage of the device, no bug of ours."""
+
+    def script(nonce: str) -> bytes:
+        return json.dumps({"nonce": nonce, "error": {"what": "w", "why": "y", "fix": "f"}}).encode()
+
+    with pytest.raises(DeviceError, match="no valid answer"):
+        _Scripted(script, code=code).run()
+
+
+def test_text_of_a_device_is_inert() -> None:
+    """Escape sequences, line ends, halves of characters and marks that turn text around reach nobody, in any result."""
+
+    def script(nonce: str) -> bytes:
+        nasty = "\x1b]0;t\x07\x1b[2Ja\r\n\u202eb\u2066"
+        return _document(nonce, result={"cpu_model": nasty, nasty: [{"deep": nasty}]}).replace(b"a\\r", b"\\ud800a\\r")
+
+    device = _Scripted(script)
+    for raw in (device.run().result, device.facts().raw):
+        text = "".join([*map(str, raw), *map(str, raw.values())])
+        assert text.isprintable()
+        assert text.encode()
+    assert device.facts().cpu_model.isprintable()
+
+
+def test_facts_of_another_kind_are_not_told() -> None:
+    """A number of cores that is no number, or a name that is a list, is a fact that the device does not tell."""
+
+    def script(nonce: str) -> bytes:
+        wrong = {"usable_cores": True, "mem_total_bytes": "9", "cpu_model": [1], "emulated": "no", "fingerprint": {}}
+        return _document(nonce, result=wrong)
+
+    facts = _Scripted(script).facts()
+    assert (facts.cores, facts.mem_total_bytes, facts.emulated) == (None, None, None)
+    assert (facts.cpu_model, facts.fingerprint) == ("unknown", "")
+
+
 def test_a_bug_of_the_program_shows_its_traceback() -> None:
     """Exit code 70 is our own bug, and carries the traceback of the device."""
 
     def script(nonce: str) -> bytes:
         return json.dumps({"nonce": nonce, "error": {"what": "a", "why": "KeyError", "fix": "c"}}).encode()
 
-    with pytest.raises(RuntimeError, match="line 7"):
-        _Scripted(script, code=70, stderr=b"File x, line 7").run()
+    with pytest.raises(RuntimeError, match="line 7") as caught:
+        _Scripted(script, code=70, stderr=b"\x1b[31mTraceback:\nFile x, line 7").run()
+    assert "\x1b" not in str(caught.value)
 
 
 def test_an_error_says_which_device() -> None:
@@ -161,11 +202,24 @@ def _npz(**arrays: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _zip(name: str, data: bytes) -> bytes:
+def _zip(name: str, data: bytes, *, method: int = zipfile.ZIP_STORED, times: int = 1) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, data)
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for number in range(times):
+            archive.writestr(name if times == 1 else f"{number}{name}", data)
     return buffer.getvalue()
+
+
+def _array(header: str, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+
+def _overlapping() -> bytes:
+    """Two entries for the same bytes: more is in it than was sent."""
+    data = bytearray(_zip(".npy", bytes(4000), times=2))
+    second = data.rindex(b"PK\1\2")
+    data[second + 42 : second + 46] = bytes(4)
+    return bytes(data)
 
 
 def test_fetched_arrays_arrive_as_they_are(tmp_path: Path) -> None:
@@ -190,10 +244,21 @@ def test_fetched_arrays_arrive_as_they_are(tmp_path: Path) -> None:
             b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f8', 'fortran_order': False, 'shape': (9999999,), }" + b" " * 9,
         ),
         _zip("y.npy", b"\x93NUMPY\x02\x00"),
+        _zip("y.npy", bytes(50_000_000), method=zipfile.ZIP_DEFLATED),
+        _zip(".npy", b"", times=5000),
+        _npz(y=np.array(["text"])),
+        _npz(y=np.zeros(3, dtype=[("a", "<f8")])),
+        _zip("y.npy", _array("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }", bytes(8))),
+        _zip("y.npy", _array("{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }", bytes(9))),
+        _zip("y.npy", _array("{" * 9000)),
+        _zip("y.npy", _array("{[]: 1}")),
+        _npz(y=np.ones(400))[:900] + b"\1" + _npz(y=np.ones(400))[901:],
+        b"prefix" + _npz(y=np.ones(4)),
+        _overlapping(),
     ],
 )
 def test_other_files_than_arrays_are_refused(file: bytes, tmp_path: Path) -> None:
-    """Torn, pickled, foreign and lying files leave nothing behind."""
+    """Torn, pickled, packed, foreign, lying and damaged files leave nothing behind."""
     with pytest.raises(DeviceError, match="no valid arrays"):
         _Scripted(_document, file=file).run(fetch=tmp_path / "got.npz")
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from targets.ondevice import lock
-from targets.ondevice.failure import Failure
+from targets.ondevice.failure import REFUSED, Failure
 
 A, B = "a" * 32, "b" * 32
 
@@ -42,6 +42,19 @@ def test_one_holds_it_until_it_is_released(tmp_path: Path, clock: _Clock) -> Non
     assert lock.release(tmp_path, token=B) == {"released": False}
     assert lock.release(tmp_path, token=A) == {"released": True, "removed_bytes": 0, "killed": 0}
     assert _take(tmp_path, B)["taken"] is True
+
+
+def test_a_folder_that_others_can_change_is_refused(tmp_path: Path, clock: _Clock) -> None:
+    """Neither a link in place of the device's folder nor one that other users can write to is used."""
+    (tmp_path / "theirs").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to(tmp_path / "theirs")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for name in ("link", "open"):
+        with pytest.raises(Failure) as caught:
+            _take(tmp_path / name, A)
+        assert caught.value.exit_code == REFUSED
+    assert list((tmp_path / "theirs").iterdir()) == list((tmp_path / "open").iterdir()) == []
 
 
 def test_it_is_free_after_its_time(tmp_path: Path, clock: _Clock) -> None:

@@ -75,13 +75,40 @@ def test_a_list_that_others_can_write_is_not_trusted(tmp_path: Path, mode: int) 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"devices": []}', '{"devices": {"a": {"kind": "usb"}}}', '{"devices": {"a": {"kind": "ssh"}}}'],
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        "\0",
+        '{"devices": 1}',
+        '{"devices": []}',
+        '{"devices": {"a": {"kind": "usb"}}}',
+        '{"devices": {"a": {"kind": "ssh"}}}',
+    ],
 )
 def test_a_damaged_list_is_said(tmp_path: Path, text: str) -> None:
     """A file that cannot be read is an error that names it, and never an empty list."""
     (tmp_path / "devices.json").write_text(text)
     with pytest.raises(InputError, match="damaged"):
         Registry(tmp_path).entries()
+
+
+def test_nothing_is_written_where_others_can_write(tmp_path: Path) -> None:
+    """A folder that others may change gets no list, so none is trusted later by mistake."""
+    tmp_path.chmod(0o777)
+    with pytest.raises(RefusedError):
+        Registry(tmp_path).put("pi4", _board())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_that_others_can_read_is_used(tmp_path: Path) -> None:
+    """It holds no secrets; the next change makes it private again."""
+    Registry(tmp_path).put("pi4", _board())
+    (tmp_path / "devices.json").chmod(0o644)
+    assert Registry(tmp_path).entry("pi4") == _board()
+    Registry(tmp_path).put("pi5", _board())
+    assert (tmp_path / "devices.json").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=touch x", "a b", "$(x)", "a;b", "edge@-x", "", "a" * 300, "a\nb"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from targets.devices import device
-from targets.errors import DeviceError, RefusedError
+from targets.errors import DeviceError, EnvironmentFailure, RefusedError
 
 HOLD = """
 import sys, tempfile, time
@@ -60,6 +60,34 @@ def test_a_place_that_others_can_write_is_refused(monkeypatch: pytest.MonkeyPatc
     _place().symlink_to(tempfile.gettempdir())
     with pytest.raises(RefusedError), device("local").session():
         pass
+
+
+@pytest.mark.parametrize("target", ["nowhere", "file"])
+def test_a_trap_in_its_place_is_refused(tmp_path: Path, target: str) -> None:
+    """A link to nothing, or a file, at the working place is refused as such, and nothing is made through it."""
+    (tmp_path / "file").write_bytes(b"theirs")
+    _place().symlink_to(tmp_path / target)
+    with pytest.raises(RefusedError, match="edgepress-of"), device("local").session():
+        pass
+    assert not (tmp_path / "nowhere").exists()
+    assert (tmp_path / "file").read_bytes() == b"theirs"
+
+
+def test_links_inside_are_not_followed(tmp_path: Path) -> None:
+    """A link in place of the lock is an error, one in place of the working folder is removed; neither is followed."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "file").write_bytes(b"1")
+    with device("local").session():
+        pass
+    (_place() / "work").symlink_to(tmp_path / "theirs")
+    with device("local").session():
+        pass
+    assert (tmp_path / "theirs" / "file").read_bytes() == b"1"
+    (_place() / "local.lock").unlink()
+    (_place() / "local.lock").symlink_to(tmp_path / "theirs" / "file")
+    with pytest.raises(EnvironmentFailure), device("local").session():
+        pass
+    assert (tmp_path / "theirs" / "file").read_bytes() == b"1"
 
 
 def test_everything_is_given_back(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from targets.devices.holder import this_process
 from targets.devices.remote import RemoteDevice
 from targets.devices.transport import ShellResult
 from targets.errors import DeviceError, DeviceLost, EnvironmentFailure
@@ -281,6 +283,26 @@ def test_the_lease_covers_the_command(remote: Callable[..., RemoteDevice], root:
         for timeout_s in (10, 1000, 4000):
             _pass(session, timeout_s)
             assert leases[-1] > time.clock_gettime(time.CLOCK_BOOTTIME) + timeout_s
+
+
+def test_a_device_that_never_lets_go_is_in_use(remote: Callable[..., RemoteDevice], root: Path) -> None:
+    """A lock that comes back each time its ended holder is released keeps nobody busy for ever."""
+    ended = re.sub(r":[0-9]+\]$", ":1]", this_process())
+    taken = []
+
+    def prepare(transport: FolderTransport) -> None:
+        def before(_: FolderTransport, script: str) -> None:
+            if " lock take " in script:
+                taken.append(script)
+                boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+                lease = {"boot_id": boot, "token": f"{len(taken):032x}", "holder": ended, "until_uptime_s": 1e12}
+                (root / ".edgepress" / "lease.json").write_text(json.dumps(lease))
+
+        transport.before = before
+
+    with pytest.raises(DeviceError, match="in use"), remote(prepare).session(wait_s=0):
+        pass
+    assert 1 < len(taken) < 20
 
 
 def test_a_device_that_another_took_over_is_left_alone(remote: Callable[..., RemoteDevice], root: Path) -> None:

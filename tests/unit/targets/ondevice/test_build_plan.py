@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from targets.ondevice import build, tensorrt_module
-from targets.ondevice.failure import BAD_INPUT, DEVICE, ENVIRONMENT, REFUSED, Failure
+from targets.ondevice.failure import BAD_INPUT, DEVICE, REFUSED, Failure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,7 @@ def test_without_tensorrt_it_says_what_to_install(folder: Path, monkeypatch: pyt
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(Failure) as caught:
         build.build_engine(folder)
-    assert caught.value.exit_code == ENVIRONMENT
+    assert caught.value.exit_code == DEVICE  # as for numpy and onnxruntime
     assert "python3-libnvinfer" in caught.value.fix
 
 

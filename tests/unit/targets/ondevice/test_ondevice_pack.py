@@ -18,6 +18,10 @@ from targets.ondevice_pack import pack
 if TYPE_CHECKING:
     from pathlib import Path
 
+NEWER_THAN_3_8 = {
+    "removeprefix", "removesuffix", "bit_count", "is_relative_to", "with_stem", "hardlink_to", "cache", "pairwise",
+    "lcm", "nextafter", "randbytes", "file_digest", "pidfd_open", "waitstatus_to_exitcode", "BooleanOptionalAction",
+}  # fmt: skip
 SOURCES = sorted(p for p in resources.files("targets.ondevice").iterdir() if p.name.endswith(".py"))
 
 
@@ -64,11 +68,37 @@ def test_no_calls_that_python_3_8_lacks(source: Path) -> None:
     """No `zip(strict=)`, no `X | Y` in isinstance, no removeprefix: newer than 3.8 although the syntax is old."""
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute):
-            assert node.attr not in {"removeprefix", "removesuffix", "bit_count", "is_relative_to"}
+            assert node.attr not in NEWER_THAN_3_8
+            assert node.attr != "readlink" or ast.unparse(node.value) == "os"  # that of Path is newer
+        if isinstance(node, ast.ImportFrom):
+            assert not NEWER_THAN_3_8 & {alias.name for alias in node.names}
         if isinstance(node, ast.Call):
             assert "strict" not in {keyword.arg for keyword in node.keywords}
             if isinstance(node.func, ast.Name) and node.func.id in {"isinstance", "issubclass"}:
                 assert not isinstance(node.args[1], ast.BinOp)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.name)
+def test_no_types_that_python_3_8_lacks(source: Path) -> None:
+    """Outside annotations, which are never evaluated, `list[int]` and `X | None` would fail when the module loads."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    deferred = {id(inner) for node in ast.walk(tree) for part in _deferred(node) for inner in ast.walk(part)}
+    for node in ast.walk(tree):
+        if id(node) in deferred:
+            continue
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+            assert node.value.id not in {"list", "dict", "tuple", "set", "frozenset", "type"}, ast.unparse(node)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            sides = [ast.unparse(side) for side in (node.left, node.right)]
+            assert not {"None", "str", "int", "float", "bytes", "dict", "list"} & set(sides), sides
+
+
+def _deferred(node: ast.AST) -> list[ast.AST]:
+    """The parts of a node that are not evaluated: annotations, and what is for type checkers only."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return list(node.body)
+    parts = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+    return [part for part in parts if part is not None]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.name)
