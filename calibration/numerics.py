@@ -66,9 +66,8 @@ def weight_scales(
 
     A scale is raised where the bias, counted in ``input_scale * scale``, would not fit int32 (dead channels).
     """
-    values = np.abs(weight.astype(np.float64))
-    others = tuple(i for i in range(values.ndim) if i != axis)
-    largest = values.max(axis=None if axis is None else others).reshape(-1)
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    largest = np.abs(weight).max(axis=None if axis is None else others).reshape(-1).astype(np.float64)
     scales = np.maximum(largest / (2 ** (bits - 1) - 1), MIN_SCALE)
     if bias is not None:
         needed = np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_LIMIT)

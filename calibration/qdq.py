@@ -10,15 +10,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calibration.modelfile import model_sha256, open_float, save
 from calibration.numerics import activation_affine, quantise, quantise_bias, weight_scales
 from calibration.placement import Placement, bias_row, place
-from calibration.prepare import constant, main_nodes, prepare, remove_unused_initializers, serialize, set_initializer
+from calibration.prepare import constant, main_nodes, prepare, remove_unused_initializers, set_initializer
 from targets.errors import InputError
-from targets.files import sha256_file
-from targets.onnxfile import open_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from calibration.table import CalibrationTable
@@ -52,9 +51,18 @@ class LayerPrecision:
 
 
 def quantize_model(
-    model_path: Path, table: CalibrationTable, scheme: QuantScheme, method: str, out_path: Path
+    model_path: Path,
+    table: CalibrationTable,
+    scheme: QuantScheme,
+    method: str,
+    out_path: Path,
+    *,
+    ranges: Mapping[str, Range] | None = None,
+    float_nodes: Collection[str] = (),
 ) -> tuple[LayerPrecision, ...]:
     """Writes the model with Q/DQ; the same arguments give the same bytes.
+
+    A model of more than 1.5 GiB has its weights in ``NAME.data`` beside it.
 
     Args:
         model_path: The float model.
@@ -62,23 +70,25 @@ def quantize_model(
         scheme: The dialect to emit.
         method: Which of the table's ranges to use.
         out_path: The file to write.
+        ranges: Ranges that take the place of the table's, tensor by tensor.
+        float_nodes: Nodes of the prepared graph that stay float.
 
     Raises:
-        InputError: The table is of another model or lacks the method or a tensor, the model is quantised already, or
-            no node of it can run in int8.
+        InputError: The table is of another model or lacks the method or a tensor, the model is quantised already, no
+            node of it can run in int8, or one of ``float_nodes`` does not exist.
     """
-    table.check_model(sha256_file(model_path))
-    ranges = table.ranges(method)
-    model = prepare(open_onnx(model_path))
-    placement = place(model.graph, scheme)
+    model = prepare(open_float(model_path))
+    table.check_model(model_sha256(model_path))
+    measured = table.ranges(method) | dict(ranges or {})
+    placement = place(model.graph, scheme, float_nodes=float_nodes)
     if not placement.weights:
         raise InputError(
             f"no node of {model_path.name} can run in int8",
             "; ".join(sorted({f"{reason}" for reason in placement.reasons.values()}))[:300] or "the graph is empty",
             f"scheme {scheme.name!r} quantises {', '.join(sorted(scheme.compute_operators))} with constant weights",
         )
-    layers = _Editor(model.graph, placement, scheme, _group_ranges(placement, ranges)).edit()
-    out_path.write_bytes(serialize(model))
+    layers = _Editor(model.graph, placement, scheme, _group_ranges(placement, measured)).edit()
+    save(model, out_path)
     return layers
 
 
@@ -109,6 +119,7 @@ class _Editor:
         self._graph, self._placement, self._scheme = graph, placement, scheme
         self._affine = {root: activation_affine(low, high, scheme) for root, (low, high) in ranges.items()}
         self._constants: dict[str, tuple[ir.Value, ...]] = {}
+        self._shared: dict[tuple[str, int, bytes], ir.Value] = {}
         self._snr: dict[str, float] = {}
 
     def edit(self) -> tuple[LayerPrecision, ...]:
@@ -157,7 +168,10 @@ class _Editor:
         integers = np.clip(np.rint(array / scales.reshape(shape)), -limit, limit).astype(np.int8)
         self._snr[str(node.name)] = snr_db(array, integers * scales.reshape(shape))
         stored = scales if per_channel else scales.reshape(())
-        node.replace_input_with(1, self._stored(f"{name}__{node.name}", integers, stored, axis))
+        key = (name, axis, stored.tobytes())  # a weight that several nodes read the same way is stored once
+        if key not in self._shared:
+            self._shared[key] = self._stored(f"{name}__{node.name}", integers, stored, axis)
+        node.replace_input_with(1, self._shared[key])
         if offset is not None:
             self._bias(node, offset, np.float32(step) * scales)
 
@@ -209,7 +223,7 @@ class _Editor:
         name = str(value.name)
         maker = value.producer()
         readers = [*value.uses()]
-        int8_made = maker is not None and maker.name in self._placement.int8
+        int8_made = name in self._placement.produced
         output = int8_made and value.is_graph_output()
         constants = self._scale_and_zero(self._placement.roots[name])
         if maker is not None and maker.name in self._placement.moved:
@@ -227,7 +241,7 @@ class _Editor:
             if reader.name in self._placement.moved and reader.graph is self._graph and index == 0:
                 reader.replace_input_with(0, integers)
                 self._pad_value(reader, constants[1])
-            elif reader.name in self._placement.int8 or int8_made:
+            elif int8_made or (reader.graph is self._graph and (reader.name, index) in self._placement.reads):
                 back = back or self._back(name, integers, constants, output=output)
                 reader.replace_input_with(index, back)
         if output:

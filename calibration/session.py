@@ -12,6 +12,7 @@ from targets.ondevice.session import import_runtime, runtime_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 Array = NDArray[np.generic]
 
@@ -21,7 +22,7 @@ class Session:
     """A serialised model, opened on the CPU.
 
     Args:
-        model: A serialised ``ModelProto`` of less than 2 GiB.
+        model: A serialised ``ModelProto`` of less than 2 GiB, or a file.
         threads: Threads inside one operator.
         optimize: True fuses as deployment does; False keeps to rewrites that leave each tensor's meaning.
 
@@ -29,7 +30,7 @@ class Session:
         InputError: The runtime cannot load the model.
     """
 
-    def __init__(self, model: bytes, *, threads: int, optimize: bool) -> None:
+    def __init__(self, model: bytes | Path, *, threads: int, optimize: bool) -> None:
         ort = import_runtime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads

@@ -69,6 +69,18 @@ class QuantizedModel(OnnxModel):
 
 
 @final
+class CalibrationResult(Artifact):
+    """``calibration.json``: the ranges of a float model by every method."""
+
+    __slots__ = ()
+
+    @property
+    def table(self) -> Path:
+        """The table."""
+        return self.folder / "calibration.json"
+
+
+@final
 class CandidateBuild(Artifact):
     """An engine's folder: engine file, ``engine.json``, ``inspect.json``."""
 

@@ -13,6 +13,7 @@ from pipeline.stages.base import Stage
 from pipeline.stages.benchmark import BenchmarkStage
 from pipeline.stages.build import BuildStage
 from pipeline.stages.bundle import BundleStage
+from pipeline.stages.calibrate import CalibrateStage
 from pipeline.stages.data import DataStage
 from pipeline.stages.distill import DistillStage
 from pipeline.stages.export import ExportStage
@@ -84,7 +85,7 @@ def _all_stages(recipe: Recipe, profile: TargetProfile, anywhere: TargetProfile)
     reference, best = _float_models(nodes)
     candidates = {"dense-fp32": reference, "fp32": best} if reference != best else {"fp32": best}
     if "int8" in profile.quantization.precisions:
-        nodes.append(_quantize_node(recipe, sources, anywhere, model=best, reference=reference))
+        nodes += _quantize_nodes(recipe, sources, anywhere, model=best, reference=reference)
         candidates["int8"] = "quantize"
     builds = []
     for candidate, model in candidates.items():
@@ -201,11 +202,41 @@ def _float_models(nodes: list[Node]) -> tuple[str, str]:
     return ("export:dense" if "export:dense" in names else "export"), "export"
 
 
-def _quantize_node(recipe: Recipe, sources: _Sources, profile: TargetProfile, *, model: str, reference: str) -> Node:
-    stage = QuantizeStage(
-        source=sources.data, task=recipe.task, quantize=recipe.quantize, profile=profile, threads=recipe.threads
+def _quantize_nodes(
+    recipe: Recipe, sources: _Sources, profile: TargetProfile, *, model: str, reference: str
+) -> list[Node]:
+    """Ranges are measured apart from what is made of them, so that another method or scheme reuses them."""
+    wanted = recipe.quantize
+    calibrate = CalibrateStage(
+        source=sources.data,
+        task=recipe.task,
+        samples=wanted.samples,
+        min_samples=wanted.min_samples,
+        observe=wanted.observe,
+        memory_mb=wanted.memory_mb,
+        threads=recipe.threads,
     )
-    return _node("quantize", "calibrate and quantise to int8", stage, data="data", model=model, reference=reference)
+    quantize = QuantizeStage(
+        source=sources.data,
+        task=recipe.task,
+        quantize=wanted,
+        accuracy_drop=recipe.budget.accuracy_drop,
+        profile=profile,
+        seed=recipe.seed,
+        threads=recipe.threads,
+    )
+    return [
+        _node("calibrate", "measure the ranges of activations", calibrate, data="data", model=model),
+        _node(
+            "quantize",
+            "quantise to int8",
+            quantize,
+            data="data",
+            model=model,
+            reference=reference,
+            calibration="calibrate",
+        ),
+    ]
 
 
 def _build_node(

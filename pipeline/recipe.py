@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from targets.errors import Fault, InputError, UsageError, faults_error
 from targets.faults import faults_of, read_toml
@@ -19,6 +19,7 @@ from targets.profile import DeviceName
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Algorithm = Literal["spare", "equalize", "smooth", "ranges", "bias", "rounding"]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -83,12 +84,41 @@ class DistillSection(_Section):
 
 
 class QuantizeSection(_Section):
-    """Post-training int8."""
+    """int8: how ranges are measured, what is tried, and what happens below the accuracy floor."""
 
-    method: Annotated[Literal["auto", "minmax", "percentile", "mse"], Field(description="how ranges are chosen")] = (
-        "auto"
-    )
-    samples: Annotated[int, Field(ge=1, description="calibration samples used")] = 512
+    method: Annotated[
+        Literal["auto", "minmax", "moving_average", "percentile", "entropy", "mse"],
+        Field(description="how ranges are chosen; auto: the best of all on held-back samples"),
+    ] = "auto"
+    algorithms: Annotated[
+        Annotated[Literal["auto"], Tag("text")] | Annotated[list[Algorithm], Tag("list")],
+        Discriminator(lambda value: "text" if isinstance(value, str) else "list"),
+        Field(description="what is done beside; auto: what pays on held-back samples; []: nothing"),
+    ] = "auto"
+    samples: Annotated[int, Field(ge=1, description="calibration samples used, every fifth of them held back")] = 512
+    min_samples: Annotated[int, Field(ge=1, description="with fewer samples than this, a warning")] = 100
+    observe: Annotated[
+        Literal["sampled", "all"],
+        Field(description="histograms take one value in seven, or all; extremes always take all"),
+    ] = "sampled"
+    memory_mb: Annotated[int, Field(ge=1, description="most activations held at once while calibrating")] = 64
+    time_budget_s: Annotated[PositiveFloat, Field(description="no further algorithm is tried after that long")] = 300.0
+    target_snr_db: Annotated[
+        float, Field(gt=0, le=100, allow_inf_nan=False, description="good enough: no further algorithm is tried")
+    ] = 40.0
+    sensitivity: Annotated[
+        Literal["off", "auto", "on"],
+        Field(description="measure what int8 costs in each layer; auto: where that is little work"),
+    ] = "auto"
+    qat: Annotated[
+        Literal["off", "auto", "on"],
+        Field(description="train the int8 model; auto: when it misses the accuracy floor"),
+    ] = "auto"
+    qat_epochs: Annotated[PositiveInt, Field(description="epochs of that training")] = 3
+    mixed_precision: Annotated[
+        Literal["off", "auto"],
+        Field(description="auto: layers go back to float, as few as needed, when all else misses the accuracy floor"),
+    ] = "auto"
 
 
 class ExportSection(_Section):

@@ -47,7 +47,8 @@ def engine_warnings(name: str, runs: Runs, engine: Mapping[str, Any], *, cores: 
     found = [_outputs(name, runs), _fallback(name, runs, engine), _subnormal(name, engine), _swap(name, runs)]
     if timed:
         threads = int((engine.get("options") or {}).get("threads") or 1)
-        found += [_noisy(name, timed, threads, cores), _dispersion(name, timed), _unsteady(name, timed)]
+        noisy = _noisy(name, timed, threads, cores)
+        found += [noisy, _dispersion(name, timed), _unsteady(name, timed, disturbed=noisy is not None)]
         found += [_between(name, timed), _timer(name, timed), _few(name, timed)]
     return [item for item in found if item is not None]
 
@@ -94,14 +95,18 @@ def _dispersion(name: str, runs: Runs) -> Caution | None:
     )  # fmt: skip
 
 
-def _unsteady(name: str, runs: Runs) -> Caution | None:
+def _unsteady(name: str, runs: Runs, *, disturbed: bool) -> Caution | None:
+    """Levels that keep changing void a latency, unless others on the CPU explain them.
+
+    Then it is the scatter between processes that tells what the latency is worth, and the interval holds that.
+    """
     kinds = collections.Counter(run["class"] for run in runs if run.get("class"))
     known, unsteady = kinds.total(), kinds.total() - kinds["flat"]
     if not unsteady:
         return None
     severity: Severity = "warning" if unsteady > _UNSTEADY_SHARE * known else "note"
     text = "some processes were not steady: their latency changes level while it is timed"
-    if kinds["no_steady_state"] > _VOID_SHARE * known:
+    if kinds["no_steady_state"] > _VOID_SHARE * known and not disturbed:
         severity, text = "void", "no steady state: the latency keeps changing level while it is timed"
     del kinds["flat"]
     return Caution(

@@ -1,107 +1,136 @@
-"""quantize: streaming calibration, then explicit Q/DQ for the profile's scheme; accuracy on the validation split."""
+"""quantize: explicit Q/DQ for the profile's scheme with what pays, and what recovers the accuracy floor if need be."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, final
+from typing import Any, ClassVar, Final, final
 
-from pipeline.artifacts import DatasetInfo, OnnxModel, QuantizedModel
+from pipeline.artifacts import CalibrationResult, DatasetInfo, OnnxModel, QuantizedModel
 from pipeline.data import DataSource
 from pipeline.recipe import QuantizeSection
 from pipeline.stages.base import Context, Stage
-from pipeline.tasks import TASKS
+from pipeline.stages.calibrate import CALIBRATION_BATCH, calibration_samples, save_classes
 from targets.profile import TargetProfile
 
-if TYPE_CHECKING:
-    from pipeline.data import Split
-
-CALIBRATION_TIMEOUT_S: Final = 3600.0
-CALIBRATION_BATCH: Final = 32
-ENOUGH_SAMPLES: Final = 100
+_OVERHEAD_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeInputs:
-    """The float model, the uncompressed model it is judged against, and data to calibrate with."""
+    """The float model with its ranges, the uncompressed model it is judged against, and data."""
 
     data: DatasetInfo
     model: OnnxModel
     reference: OnnxModel
+    calibration: CalibrationResult
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeStage(Stage[QuantizeInputs]):
-    """Calibrates and writes the int8 model, in a limited child.
+    """Chooses and writes the int8 model, in limited children.
 
     Attributes:
         source: The data.
         task: Name of the task.
-        quantize: Method and number of samples.
+        quantize: What to try.
+        accuracy_drop: Largest loss against the reference; below it, training and mixed precision begin.
         profile: The target, for its scheme.
-        threads: Threads of the calibration.
+        seed: Seed of what is learned.
+        threads: Threads of everything.
     """
 
     name = "quantize"
-    version = 2
+    version = 3
     consumes = QuantizeInputs
     produces = QuantizedModel
-    tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime")
+    tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch")
 
     source: DataSource
     task: str
     quantize: QuantizeSection
+    accuracy_drop: float
     profile: TargetProfile
+    seed: int
     threads: int
 
     def run(self, src: QuantizeInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the `QuantizedModel`."""
         from pipeline.benchmarking.modules import read_modules, write_modules
-        from pipeline.stages.evaluate import evaluate
-        from pipeline.stages.import_onnx import bind_to_onnx
-        from pipeline.stages.inference import build_engine, save_inputs
+        from pipeline.stages.inference import save_inputs
+        from pipeline.stages.recover import Recovery
         from targets.process import Limits, call_limited
 
         data = context.data.checked(self.source, src.data)
-        samples = _spread(bind_to_onnx(data.calibration, src.model.read_json("io.json")), self.quantize.samples)
-        if len(samples) < ENOUGH_SAMPLES:
-            context.warn(f"only {len(samples)} calibration samples: ranges are rough below {ENOUGH_SAMPLES}")
+        samples = calibration_samples(data, src.model, self.quantize.samples)
         archive = context.scratch / "samples.npz"
         save_inputs(archive, samples)
-        summary = call_limited(
-            "calibration.child:quantize_in_child",
-            {
-                "model": str(src.model.model),
-                "samples": str(archive),
-                "scheme": self.profile.quantization.scheme,
-                "method": self.quantize.method,
-                "threads": self.threads,
-                "batch_size": CALIBRATION_BATCH,
-                "out_folder": str(out),
-            },
-            limits=Limits(timeout_s=CALIBRATION_TIMEOUT_S),
-            what="calibration and quantisation",
-        )
-        if names := read_modules(src.model.folder):
+        request = {
+            "model": str(src.model.model),
+            "samples": str(archive),
+            "labels": save_classes(self.task, samples, context.scratch / "labels.npy"),
+            "scheme": self.profile.quantization.scheme,
+            "method": self.quantize.method,
+            "algorithms": self.quantize.algorithms,
+            "table": str(src.calibration.table),
+            "observe": self.quantize.observe,
+            "memory_mb": self.quantize.memory_mb,
+            "target_snr_db": self.quantize.target_snr_db,
+            "time_budget_s": self.quantize.time_budget_s,
+            "seed": self.seed,
+            "threads": self.threads,
+            "batch_size": CALIBRATION_BATCH,
+            "out_folder": str(out),
+            "float_out": str(context.scratch / "float.onnx"),
+        }
+        limits = Limits(timeout_s=_OVERHEAD_S + self.quantize.time_budget_s)
+        summary = call_limited("calibration.child:quantize_in_child", request, limits=limits, what="quantisation")
+        _tell(summary, context)
+        names = read_modules(src.model.folder)
+        if names:
             write_modules(out, names)
         context.progress(0.7, "scoring the int8 model on the validation split")
-        engine = context.scratch / "engine"
-        build_engine(out / "model.onnx", self.profile, "int8", engine)
-        accuracy = evaluate(engine, "validation", src.reference, self.profile, TASKS[self.task], data, context.scratch)
+        recovery = Recovery(
+            request=request,
+            limits=limits,
+            section=self.quantize,
+            accuracy_drop=self.accuracy_drop,
+            profile=self.profile,
+            task=self.task,
+            reference=src.reference,
+            data=data,
+            context=context,
+            modules=names,
+        )
+        recovered = recovery.run(out, summary)
+        examined = recovery.examine(out, str(summary["method"]), forecast=True)
+        _warn_of_saturation(examined["forecast"], context)
         return {
-            "accuracy": accuracy,
             "calibration_samples": len(samples),
-            "size_bytes": (out / "model.onnx").stat().st_size,
+            "findings": src.calibration.results["findings"],
             **summary,
+            **recovered,
+            **examined,
+            "size_bytes": (out / "model.onnx").stat().st_size,
         }
 
 
-def _spread(split: Split, count: int) -> Split:
-    """At most ``count`` samples, evenly spread over the split, so that sorted data do not bias the ranges."""
-    import numpy as np
+def _warn_of_saturation(forecast: Mapping[str, Any] | None, context: Context) -> None:
+    if forecast and forecast.get("saturating"):
+        context.warn(
+            f"on x86 CPUs without VNNI {len(forecast['saturating'])} layers would saturate (output SNR "
+            f"{forecast['snr_db']:.1f} dB against this CPU class): use a target with scheme ort-x86-avx2 there"
+        )
 
-    if len(split) <= count:
-        return split
-    return split.take(np.linspace(0, len(split) - 1, count).astype(np.int64))
+
+def _tell(summary: dict[str, Any], context: Context) -> None:
+    """Reports the steps; their times stay out of the results, which repeat."""
+    for number, tried in enumerate(summary["tried"], start=1):
+        seconds = tried.pop("seconds")
+        verdict = "kept" if tried["kept"] else tried["reason"]
+        figures = {} if tried["snr_db"] is None else {"snr_db": tried["snr_db"]}
+        context.progress(
+            0.6 * number / len(summary["tried"]), f"{tried['step']}: {verdict} ({seconds:.1f} s)", **figures
+        )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from targets import machine
 from targets.engines.base import HOST_ARITHMETIC, Array, Availability, Engine, EngineBuild, Inspection, Runner, ports
+from targets.engines.lint_onnxruntime import lint_onnxruntime
 from targets.errors import DeviceError, Fault, InputError
 from targets.files import sha256_file, write_atomic
 from targets.ondevice import session as ondevice_session
@@ -66,6 +67,7 @@ class OnnxRuntimeEngine(Engine):
             for node in proto.graph.node
             if node.domain not in _KNOWN_DOMAINS
         ]
+        faults += lint_onnxruntime(proto)
         faults += [
             Fault(
                 where=f"input {spec['name']!r}",

@@ -21,15 +21,69 @@ if TYPE_CHECKING:
 
 
 def test_minmax_is_exact_and_batching_does_not_matter(residual: Path, images: NDArray[np.float32]) -> None:
-    """Min-max ranges are those of a float64 reference over all samples, whatever the batch size; so are the others."""
-    tables = [collect(residual, CalibrationSet({"x": images}, batch_size=size), threads=1) for size in (7, 60)]
+    """Min-max ranges are those of a float64 reference over all samples; no method depends on the batch size."""
+    tables = [
+        collect(residual, CalibrationSet({"x": images}, batch_size=size), threads=1, every="all") for size in (7, 60)
+    ]
     output = Session(residual.read_bytes(), threads=1, optimize=False).run(None, {"x": images})[0]
     for table in tables:
         assert table.tensors["y"]["minmax"] == pytest.approx((output.min(), output.max()), rel=1e-5)
         assert table.tensors["x"]["minmax"] == (float(images.min()), float(images.max()))
     for name, ranges in tables[0].tensors.items():
-        for method in ("percentile", "mse"):
-            assert ranges[method] == pytest.approx(tables[1].tensors[name][method], rel=0.02, abs=1e-4)
+        for method, pair in ranges.items():
+            assert pair == pytest.approx(tables[1].tensors[name][method], rel=0.02, abs=1e-4)
+
+
+def test_groups_small_batches_and_threads_give_the_same_table(save: Callable[..., Path]) -> None:
+    """A memory limit below one sample's activations splits tensors into groups; the ranges are those of one pass."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "w"], ["b"], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    weights = {"v": rng.standard_normal((16, 3, 3, 3)), "w": rng.standard_normal((16, 16, 3, 3)) / 10}
+    path = save(
+        nodes,
+        {name: value.astype(np.float32) for name, value in weights.items()},
+        inputs={"x": ["batch", 3, 200, 200]},
+        outputs={"y": ["batch", 16, 200, 200]},
+    )
+    samples = CalibrationSet({"x": rng.standard_normal((6, 3, 200, 200)).astype(np.float32)}, batch_size=6)
+    whole = collect(path, samples, threads=1, every="all")
+    for threads, memory_mb in ((1, 3), (2, 64)):
+        parts = collect(path, samples, threads=threads, every="all", memory_mb=memory_mb)
+        assert parts.facts.keys() == whole.facts.keys() == {"x", "a", "b", "y"}
+        for name, ranges in whole.tensors.items():
+            assert parts.facts[name].count == whole.facts[name].count
+            for method, pair in ranges.items():
+                assert parts.tensors[name][method] == pytest.approx(pair, rel=0.02, abs=1e-4)
+
+
+def test_the_raw_side_of_a_clamp_has_the_range_behind_it(residual: Path, images: NDArray[np.float32]) -> None:
+    """What only a Relu or a Clip from zero reads has that clamp's range: nothing else of it can matter."""
+    table = collect(residual, CalibrationSet({"x": images}, batch_size=16), threads=1)
+    for raw, clamped in (("a", "b"), ("c", "d"), ("h", "i")):
+        assert table.tensors[raw] == table.tensors[clamped]
+        assert table.tensors[raw]["minmax"][0] == 0.0
+
+
+def test_facts_and_ids_tell_what_was_seen(residual: Path, images: NDArray[np.float32]) -> None:
+    """Counts are exact, sampled histograms saw at least one value in eight, and samples are named by their content."""
+    samples = CalibrationSet({"x": images}, batch_size=16)
+    table = collect(residual, samples, threads=1)
+    assert table.sample_ids == samples.ids
+    assert table.facts["x"].count == images.size
+    for facts in table.facts.values():
+        assert facts.count >= facts.histogram_count >= facts.count / 8
+        assert facts.outside_ratio["minmax"] == 0.0
+        assert 0.0 <= facts.scale_spread_ratio < 0.5
+    assert 0.2 < table.facts["b"].zeros_ratio < 0.8
+    assert table.serves(model_sha256=table.model_sha256, data_sha256=samples.content_sha256, methods=["entropy", "mse"])
+    assert not table.serves(model_sha256="0", data_sha256=samples.content_sha256, methods=["mse"])
+    assert not table.serves(
+        model_sha256=table.model_sha256, data_sha256=samples.content_sha256, methods=["mse"], every="all"
+    )
 
 
 def test_every_method_is_inside_minmax(residual: Path, images: NDArray[np.float32]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,3 +117,68 @@ def test_pickles_and_rubbish_are_not_read(tmp_path: Path) -> None:
     for name in ("pickle.npz", "text.npz", "missing.npz"):
         with pytest.raises(InputError, match="cannot be read"):
             CalibrationSet.load(tmp_path / name, batch_size=1)
+
+
+def test_samples_in_a_file_are_the_samples_in_memory(tmp_path: Path) -> None:
+    """Loaded from an archive, compressed or not, or spooled from a generator: same batches, hashes, parts."""
+    memory = CalibrationSet({"x": array(11), "z": array(11, np.float64)}, batch_size=4)
+    memory.save(tmp_path / "s.npz")
+    np.savez_compressed(tmp_path / "c.npz", x=array(11), z=array(11, np.float64))
+    spooled = CalibrationSet.from_batches(memory.in_batches(3), tmp_path / "folder", batch_size=4)
+    others = [CalibrationSet.load(tmp_path / name, batch_size=4) for name in ("s.npz", "c.npz", "folder")]
+    for other in (spooled, *others):
+        assert other.content_sha256 == memory.content_sha256
+        assert other.ids == memory.ids
+        for mine, theirs in zip(
+            (memory, *memory.split(5), memory.split(5)[0].split(2)[1]),
+            (other, *other.split(5), other.split(5)[0].split(2)[1]),
+            strict=True,
+        ):
+            assert mine.content_sha256 == theirs.content_sha256
+            assert all(np.array_equal(a[n], b[n]) for a, b in zip(mine, theirs, strict=True) for n in "xz")
+    with np.load(tmp_path / "s.npz") as archive:
+        assert np.array_equal(archive["z"], array(11, np.float64))
+
+
+def test_ids_tell_samples_apart() -> None:
+    """Equal samples have equal ids, others not; a part keeps the ids of its samples."""
+    values = array(10)
+    values[7] = values[2]
+    samples = CalibrationSet({"x": values}, batch_size=4)
+    assert samples.ids[7] == samples.ids[2]
+    assert len(set(samples.ids)) == 9
+    assert samples.split(5)[1].ids == (samples.ids[4], samples.ids[9])
+
+
+def test_samples_in_a_file_are_never_held(tmp_path: Path) -> None:
+    """Checking, hashing and iterating over 32 MB in a file needs memory for a part of it only."""
+    batches = ({"x": np.full((64, 2048), i, np.float32)} for i in range(64))
+    tracemalloc.start()
+    samples = CalibrationSet.from_batches(batches, tmp_path / "s", batch_size=16)
+    assert samples.content_sha256
+    assert sum(len(batch["x"]) for batch in samples) == 4096
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+
+
+def test_batches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """Other names, types or shapes in mid-stream, no batch at all, and a folder in use are errors."""
+    for index, batches in enumerate(
+        ([{"x": array(3)}, {"z": array(3)}], [{"x": array(3)}, {"x": array(3)[:, :2]}], [{"x": np.float32(1.0)}])
+    ):
+        with pytest.raises(InputError, match="cannot be kept"):
+            CalibrationSet.from_batches(batches, tmp_path / str(index), batch_size=2)
+    with pytest.raises(InputError, match="0 calibration samples"):
+        CalibrationSet.from_batches([], tmp_path / "empty", batch_size=2)
+    with pytest.raises(InputError, match="not empty"):
+        CalibrationSet.from_batches([{"x": array(3)}], tmp_path / "empty", batch_size=2)
+
+
+def test_a_file_that_lost_its_end_is_refused(tmp_path: Path) -> None:
+    """A truncated array is noticed when it is opened, not in the middle of the work."""
+    CalibrationSet.from_batches([{"x": array(30)}], tmp_path / "s", batch_size=2)
+    whole = (tmp_path / "s" / "0.npy").read_bytes()
+    (tmp_path / "s" / "0.npy").write_bytes(whole[:-8])
+    with pytest.raises(InputError, match="cannot be read"):
+        CalibrationSet.load(tmp_path / "s", batch_size=2)

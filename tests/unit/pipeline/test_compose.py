@@ -34,7 +34,7 @@ def test_a_full_recipe_has_every_stage_in_order(tmp_path: Path) -> None:
     """Three candidates: dense, pruned, int8; the plan's own type check passed."""
     found = recipe(tmp_path, "[train]\nepochs = 1\n[prune]\nratio = 0.5\n[distill]\nepochs = 1\n")
     assert names(found) == [
-        "data", "train", "prune", "distill", "export:dense", "export", "quantize",
+        "data", "train", "prune", "distill", "export:dense", "export", "calibrate", "quantize",
         "build:dense-fp32", "build:fp32", "build:int8", "benchmark", "gate", "bundle", "report",
     ]  # fmt: skip
 
@@ -44,7 +44,8 @@ def test_a_plain_recipe_quantises_what_it_loads(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"any")
     found = recipe(tmp_path, weights='weights = "w.safetensors"')
     assert names(found) == [
-        "data", "load", "export", "quantize", "build:fp32", "build:int8", "benchmark", "gate", "bundle", "report",
+        "data", "load", "export", "calibrate", "quantize",
+        "build:fp32", "build:int8", "benchmark", "gate", "bundle", "report",
     ]  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def test_an_onnx_file_starts_at_import(tmp_path: Path) -> None:
     (tmp_path / "data.npz").write_bytes(b"any")
     text = 'task = "fidelity"\n[model]\nonnx = "net.onnx"\n[data]\nnpz = "data.npz"\n'
     (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
-    assert names(load_recipe(tmp_path))[:3] == ["data", "import", "quantize"]
+    assert names(load_recipe(tmp_path))[:3] == ["data", "import", "calibrate"]
 
 
 def test_all_missing_files_are_told_at_once(tmp_path: Path) -> None:

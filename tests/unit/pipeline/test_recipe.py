@@ -220,3 +220,17 @@ def test_a_device_that_is_not_measured_on_is_a_fault(tmp_path: Path) -> None:
     assert load_recipe(file).benchmark.device == "pi4"
     with pytest.raises(InputError, match=r"benchmark\.device"):
         load_recipe(file, ["benchmark.measure=false"])
+
+
+def test_algorithms_are_auto_or_a_list_of_known_ones(tmp_path: Path) -> None:
+    """Promise: what the recipe allows is what quantisation knows; anything else is one fault that says where."""
+    from calibration.candidates import ALGORITHMS
+
+    known = ", ".join(f'"{name}"' for name in ALGORITHMS)
+    recipe = load_recipe(_write(tmp_path, f"{GOOD}[quantize]\nalgorithms = [{known}]\n"))
+    assert recipe.quantize.algorithms == [*ALGORITHMS]
+    assert load_recipe(_write(tmp_path, GOOD)).quantize.algorithms == "auto"
+    for wrong, where in (('["biass"]', "quantize.algorithms.list.0"), ('"all"', "quantize.algorithms.text")):
+        error = _error(tmp_path, f"{GOOD}[quantize]\nalgorithms = {wrong}\n")
+        assert where in error.why
+        assert ";" not in error.why

@@ -41,3 +41,18 @@ def test_symmetry_fits_the_integer_type(found: QuantScheme) -> None:
     roles = [found.compute_operators, found.follow_operators, found.same_scale_operators]
     assert sum(map(len, roles)) == len(frozenset().union(*roles))
     assert {"Conv", "Gemm", "MatMul"} <= found.compute_operators
+
+
+def test_tensorrt_is_symmetric_with_float_edges() -> None:
+    """TensorRT refuses zero points and integer biases; outputs and Relus stay as they are."""
+    found = scheme("trt")
+    assert (found.activation_symmetric, found.bias, found.style) == (True, "float", "inputs")
+    assert not found.fold_relu
+    assert not found.quantize_graph_output
+    assert "ConvTranspose" in found.compute_operators
+
+
+@pytest.mark.parametrize("name", ["ort-arm64", "openvino"])
+def test_dialects_that_follow_x86(name: str) -> None:
+    """They differ from x86 by their name alone."""
+    assert dataclasses.replace(SCHEMES[name], name="ort-x86") == SCHEMES["ort-x86"]

@@ -113,6 +113,12 @@ def test_each_condition_of_the_runs_has_its_warning(
     assert evidence in found[code].evidence
 
 
+def test_a_busy_cpu_explains_levels_that_change() -> None:
+    """Where others used the CPU, changing levels weaken a latency and do not void it: its interval holds them."""
+    found = _warned(_all(**{"class": "no_steady_state"}, invol_ctx=100))
+    assert {code: item.severity for code, item in found.items()} == {"W-UNSTEADY": "warning", "W-NOISY-CPU": "warning"}
+
+
 @pytest.mark.parametrize(
     ("facts", "code", "severity"),
     [

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from pipeline.data import Split
+from pipeline.stages.calibrate import spread
 from pipeline.stages.data import _shared_samples
 from pipeline.stages.import_onnx import bind_to_onnx
 from pipeline.stages.inference import save_inputs, served_batch
-from pipeline.stages.quantize import _spread
 from targets.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,6 +82,6 @@ def test_shared_samples_are_counted_by_content() -> None:
 
 def test_calibration_samples_are_spread_over_sorted_data() -> None:
     """The first and the last sample are among them, and none comes twice."""
-    taken = _spread(split(x=np.arange(1000)), 10).inputs["x"]
+    taken = spread(split(x=np.arange(1000)), 10).inputs["x"]
     assert (taken[0], taken[-1], len(set(taken.tolist()))) == (0, 999, 10)
-    assert len(_spread(split(x=np.arange(5)), 10)) == 5
+    assert len(spread(split(x=np.arange(5)), 10)) == 5

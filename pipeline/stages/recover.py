@@ -1,0 +1,210 @@
+"""What brings an int8 model back above its accuracy floor: training it, then single layers in float."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+if TYPE_CHECKING:
+    from pipeline.artifacts import OnnxModel
+    from pipeline.data import Dataset
+    from pipeline.recipe import QuantizeSection
+    from pipeline.stages.base import Context
+    from targets.process import Limits
+    from targets.profile import TargetProfile
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """Judges an int8 model on the validation split, by the engine that would ship.
+
+    Attributes:
+        request: What the model was quantised with, as `calibration.child.quantize_in_child` takes it.
+        limits: Of each child.
+        section: What may be done.
+        accuracy_drop: Largest loss against the reference.
+        profile: The target.
+        task: Name of the task.
+        reference: The uncompressed float model.
+        data: The data set.
+        context: Of the stage.
+        modules: Node or tensor -> the user's module, where known.
+    """
+
+    request: Mapping[str, Any]
+    limits: Limits
+    section: QuantizeSection
+    accuracy_drop: float
+    profile: TargetProfile
+    task: str
+    reference: OnnxModel
+    data: Dataset
+    context: Context
+    modules: Mapping[str, str]
+
+    def run(self, folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Scores the model in ``folder`` and, where it misses the floor, replaces it by a better one.
+
+        Args:
+            folder: What `calibration.child.quantize_in_child` wrote.
+            summary: What it returned.
+
+        Returns:
+            ``accuracy``; where it could miss the floor, also ``accuracy_floor`` and ``recovery``: what was tried; and
+            figures of ``summary`` that mixed precision changed.
+        """
+        accuracy = self._score(folder / "model.onnx", "int8")
+        asked = self.section.qat == "on"
+        if not asked and (self._cannot_miss(accuracy) or {self.section.qat, self.section.mixed_precision} == {"off"}):
+            return {"accuracy": accuracy}
+        floor = self._reference_accuracy() - self.accuracy_drop
+        tried: list[dict[str, Any]] = []
+        if asked or (self.section.qat == "auto" and accuracy < floor):
+            accuracy = self._train(folder, accuracy, floor, tried)
+        changed: dict[str, Any] = {}
+        if self.section.mixed_precision == "auto" and accuracy < floor:
+            changed = self._mix(folder, summary, accuracy, floor, tried)
+        return {"accuracy": accuracy, "accuracy_floor": round(floor, 6), "recovery": tried} | changed
+
+    def _cannot_miss(self, accuracy: float) -> bool:
+        """No metric exceeds 1, so neither does the reference's: then it need not be run."""
+        return accuracy >= 1.0 - self.accuracy_drop
+
+    def examine(self, folder: Path, method: str, *, forecast: bool, sensitivity: str | None = None) -> dict[str, Any]:
+        """Adds sensitivities to ``layers.json``; those and the forecast as `examine_in_child` gives them."""
+        from targets.process import call_limited
+
+        request = {
+            **self.request,
+            "method": method,
+            "modules": dict(self.modules),
+            "out_folder": str(folder),
+            "sensitivity": sensitivity or self.section.sensitivity,
+            "forecast": forecast,
+        }
+        what = "measuring the sensitivity of layers"
+        return call_limited("calibration.child_examine:examine_in_child", request, limits=self.limits, what=what)
+
+    def _mix(
+        self, folder: Path, summary: Mapping[str, Any], before: float, floor: float, tried: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Mixed precision: the fewest layers in float that meet the floor; made with the same method and algorithms."""
+        from calibration.sensitivity import mixed_precision, read_sensitivity
+
+        self.context.progress(0.85, f"looking for layers to leave float: accuracy {before:.4f}, floor {floor:.4f}")
+        self.examine(folder, summary["method"], forecast=False, sensitivity="on")
+        made: dict[frozenset[str], tuple[Path, float, dict[str, Any]]] = {}
+
+        def meets(float_nodes: frozenset[str]) -> bool:
+            out = self.context.scratch / f"mixed-{len(made)}"
+            out.mkdir()
+            found = self._quantized(out, summary, float_nodes)
+            accuracy = self._score(out / "model.onnx", out.name)
+            made[float_nodes] = out, accuracy, found
+            text = f"{len(float_nodes)} layers in float"
+            self.context.progress(0.9, text, accuracy=accuracy)
+            return accuracy >= floor
+
+        found = mixed_precision(read_sensitivity(folder / "layers.json"), meets)
+        chosen = None if found.float_nodes is None else made[frozenset(found.float_nodes)]
+        tried.append(
+            {
+                "step": "mixed_precision",
+                "accuracy_before": before,
+                "accuracy": chosen[1] if chosen else max((one[1] for one in made.values()), default=before),
+                "kept": chosen is not None,
+                "float_layers": [self.modules.get(name, name) for name in found.float_nodes or ()],
+                "unit": found.unit,
+                "curve": [
+                    {"float_layers": len(step.float_nodes), "cost": step.cost, "accuracy": made_with[1]}
+                    for step in found.curve
+                    if (made_with := made.get(frozenset(step.float_nodes)))
+                ],
+            }
+        )
+        if chosen is None:
+            return {}
+        for name in ("model.onnx", "io.json", "calibration.json", "layers.json"):
+            shutil.copyfile(chosen[0] / name, folder / name)
+        return {"accuracy": chosen[1], **chosen[2]}
+
+    def _quantized(self, out: Path, summary: Mapping[str, Any], float_nodes: frozenset[str]) -> dict[str, Any]:
+        from targets.process import call_limited
+
+        request = {
+            **self.request,
+            "method": summary["method"],
+            "algorithms": summary["algorithms"],
+            "float_nodes": sorted(float_nodes),
+            "out_folder": str(out),
+        }
+        what = "quantisation with layers in float"
+        found = call_limited("calibration.child:quantize_in_child", request, limits=self.limits, what=what)
+        return {name: found[name] for name in ("int8_nodes", "float_nodes", "output_snr_db", "agreement")}
+
+    def _train(self, folder: Path, before: float, floor: float, tried: list[dict[str, Any]]) -> float:
+        """Quantisation-aware training; kept when accuracy does not fall."""
+        from targets.process import call_limited
+
+        self.context.progress(0.8, f"training the int8 model: accuracy {before:.4f}, floor {floor:.4f}")
+        out = self.context.scratch / "trained.onnx"
+        summary = call_limited(
+            "calibration.child_qat:train_in_child",
+            {
+                **self.request,
+                "parent": self.request["float_out"],
+                "quantized": str(folder / "model.onnx"),
+                "training": str(self._training()),
+                "epochs": self.section.qat_epochs,
+                "out": str(out),
+            },
+            limits=self.limits,
+            what="quantisation-aware training",
+        )
+        accuracy = self._score(out, "trained")
+        kept = accuracy >= before
+        tried.append({"step": "qat", "accuracy_before": before, "accuracy": accuracy, "kept": kept, **summary})
+        if kept:
+            shutil.copyfile(out, folder / "model.onnx")
+        return accuracy if kept else before
+
+    def _training(self) -> Path:
+        """The train split in an order without pattern; the calibration samples where there is no such split."""
+        import numpy as np
+
+        from pipeline.stages.import_onnx import bind_to_onnx
+        from pipeline.stages.inference import save_inputs
+
+        if "train" not in self.data.splits:
+            return Path(self.request["samples"])
+        split = bind_to_onnx(self.data["train"], self.reference.read_json("io.json"))
+        path = self.context.scratch / "training.npz"
+        save_inputs(path, split.take(np.random.default_rng(self.request["seed"]).permutation(len(split))))
+        return path
+
+    def _reference_accuracy(self) -> float:
+        from pipeline.stages.inference import build_engine
+
+        engine = self.context.scratch / "reference"
+        if not engine.exists():
+            build_engine(self.reference.model, self.profile, "fp32", engine)
+        return self._evaluate(engine)
+
+    def _score(self, model: Path, name: str) -> float:
+        from pipeline.stages.inference import build_engine
+
+        engine = self.context.scratch / f"engine-{name}"
+        build_engine(model, self.profile, "int8", engine)
+        return self._evaluate(engine)
+
+    def _evaluate(self, engine: Path) -> float:
+        from pipeline.stages.evaluate import evaluate
+        from pipeline.tasks import TASKS
+
+        return evaluate(
+            engine, "validation", self.reference, self.profile, TASKS[self.task], self.data, self.context.scratch
+        )

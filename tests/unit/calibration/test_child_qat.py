@@ -1,0 +1,62 @@
+"""Promises of the child that trains a Q/DQ file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+
+from calibration.child import quantize_in_child
+from calibration.child_qat import train_in_child
+from targets.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@pytest.fixture
+def request_of(residual: Path, images: NDArray[np.float32], tmp_path: Path) -> dict[str, object]:
+    np.savez(tmp_path / "samples.npz", x=images)
+    np.savez(tmp_path / "training.npz", x=np.random.default_rng(5).standard_normal((96, 3, 8, 8)).astype(np.float32))
+    (tmp_path / "out").mkdir()
+    request: dict[str, object] = {
+        "model": str(residual),
+        "samples": str(tmp_path / "samples.npz"),
+        "scheme": "ort-x86-avx2",
+        "method": "minmax",
+        "threads": 1,
+        "batch_size": 32,
+        "seed": 0,
+        "out_folder": str(tmp_path / "out"),
+    }
+    quantize_in_child(request)
+    return request | {
+        "quantized": str(tmp_path / "out" / "model.onnx"),
+        "training": str(tmp_path / "training.npz"),
+        "epochs": 10,
+        "time_budget_s": 1e18,
+        "out": str(tmp_path / "trained.onnx"),
+    }
+
+
+def test_training_never_ends_worse_on_held_back_samples(request_of: dict[str, object], tmp_path: Path) -> None:
+    """Ten epochs of three batches are thirty steps; the best step's file is written, nodes as before; it repeats."""
+    found = train_in_child(request_of)
+    assert (found["steps"], found["training_samples"]) == (30, 96)
+    assert found["held_snr_db"] >= found["held_snr_db_before"] > 20.0
+    before, after = (onnx.load(str(request_of[name])) for name in ("quantized", "out"))
+    assert [node.name for node in before.graph.node] == [node.name for node in after.graph.node]
+    data = (tmp_path / "trained.onnx").read_bytes()
+    assert train_in_child(request_of) == found
+    assert (tmp_path / "trained.onnx").read_bytes() == data
+
+
+def test_training_samples_of_another_shape_are_refused(request_of: dict[str, object], tmp_path: Path) -> None:
+    """Both sides are named before anything is trained."""
+    np.savez(tmp_path / "training.npz", x=np.zeros((8, 3, 4, 4), np.float32))
+    with pytest.raises(InputError, match=r"training samples are .*4, 4"):
+        train_in_child(request_of)
