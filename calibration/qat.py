@@ -16,7 +16,15 @@ from torch.nn import functional
 
 from calibration.quantized import read_quantized
 from calibration.torchexec import TorchGraph
-from calibration.torchlearn import Trainable, float_parent, float_weights, shared_tensors, to_tensors, torch_threads
+from calibration.torchlearn import (
+    Trainable,
+    float_parent,
+    float_weights,
+    progress_ratio,
+    shared_tensors,
+    to_tensors,
+    torch_threads,
+)
 from targets.errors import InputError
 from targets.onnxfile import open_onnx
 
@@ -154,8 +162,7 @@ def train_quantized(
         losses: list[float] = []
         for step, batch in zip(range(1, settings.steps + 1), _endless(batches), strict=False):
             spent = time.monotonic() - begin
-            budget = settings.time_budget_s
-            done = max((step - 1) / settings.steps, spent / budget if budget else 0.0)
+            done = progress_ratio(step - 1, settings.steps, spent, settings.time_budget_s)
             if done >= 1.0:
                 break
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):

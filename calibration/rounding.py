@@ -16,7 +16,7 @@ from torch import Tensor
 from calibration.blocks import Block, Pair, find_blocks, find_layers
 from calibration.quantized import QuantizedGraph, read_quantized
 from calibration.torchexec import TorchGraph
-from calibration.torchlearn import float_parent, float_weights, to_tensors, torch_threads
+from calibration.torchlearn import float_parent, float_weights, progress_ratio, to_tensors, torch_threads
 from calibration.torchround import RoundingVariables
 from targets.errors import InputError
 from targets.onnxfile import open_onnx
@@ -252,7 +252,7 @@ class _Learner:
         optimizer = torch.optim.Adam(variables.groups(settings.learning_rate))
         begin, step, order = time.monotonic(), 0, [*range(len(feeds))]
         while step < settings.steps:
-            done = max(step / settings.steps, (time.monotonic() - begin) / max(settings.share_s, _TINY))
+            done = progress_ratio(step, settings.steps, time.monotonic() - begin, settings.share_s)
             if done >= 1.0:
                 break
             if step % len(feeds) == 0:

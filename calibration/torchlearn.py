@@ -153,3 +153,18 @@ def torch_threads(count: int, seed: int) -> Iterator[None]:
 
 def _scales(graph: QuantizedGraph) -> list[str]:
     return [*graph.groups, *(stored.scale for stored in graph.weights.values())]
+
+
+def progress_ratio(step: int, steps: int, spent_s: float, budget_s: float | None) -> float:
+    """How far a schedule is, 0 to 1; the clock counts only once half of the time is gone.
+
+    So two runs that end well within their budget take the same steps at the same rates and give the same bytes.
+
+    Args:
+        step: Steps done.
+        steps: Steps planned.
+        spent_s: Time used.
+        budget_s: Time allowed; None for no limit.
+    """
+    clock = 0.0 if budget_s is None else 2.0 * spent_s / max(budget_s, 1e-9) - 1.0
+    return max(step / steps, clock)

@@ -303,5 +303,5 @@ def _reported(recipe: Recipe, builds: tuple[str, ...], measured: tuple[str, ...]
         opening = ["data", "train" if recipe.train else "load"]
         opening += ["prune"] * bool(recipe.prune) + ["distill"] * bool(recipe.distill)
         opening += ["export:dense"] * bool(recipe.prune) + ["export"]
-    quantize = ["quantize"] if "build:int8" in builds else []
+    quantize = ["calibrate", "quantize"] if "build:int8" in builds else []
     return (*opening, *quantize, *builds, *measured, "gate", "bundle")

@@ -22,7 +22,8 @@ TITLES: Final = {
     "distill": "recovered with the dense model as teacher",
     "export:dense": "exported the dense model, compared with torch",
     "export": "exported to ONNX, compared with torch",
-    "quantize": "calibrated and quantised to int8",
+    "calibrate": "measured the ranges of activations",
+    "quantize": "quantised to int8",
     "benchmark": "measured all candidates, interleaved",
     "gate": "decided what ships",
     "bundle": "bundled and verified",
@@ -245,9 +246,27 @@ def _warnings(facts: RunFacts, results: Mapping[str, Mapping[str, Any]]) -> list
     if facts.campaign is None:
         text = "latency was not measured: int8 may be slower than float on this target"
         found.append(_warning("W-UNMEASURED", text, "set benchmark.measure = true"))
+    found += _quantisation_warnings(results.get("quantize", {}))
     if "test" not in facts.samples:
         text = "there is no test split: the validation figures chose what ships, so they flatter it"
         found.append(_warning("W-NO-TEST", text, "let the data factory return 'test' too"))
+    return found
+
+
+def _quantisation_warnings(quantized: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What the calibration doctor found, and what CPUs without VNNI would make of the int8 file."""
+    found = [
+        _warning(item["code"], item["text"], item["fix"], ", ".join(f"{k} {v}" for k, v in item["evidence"].items()))
+        for item in quantized.get("findings", ())
+        if item["severity"] == "warning"
+    ]
+    forecast = quantized.get("forecast")
+    if forecast and forecast.get("saturating"):
+        text = f"on x86 CPUs without VNNI {len(forecast['saturating'])} layers of the int8 file would saturate"
+        fix = "build for a target with scheme ort-x86-avx2 there"
+        found.append(
+            _warning("W-SATURATES", text, fix, f"output SNR {forecast['snr_db']:.1f} dB against this CPU class")
+        )
     return found
 
 

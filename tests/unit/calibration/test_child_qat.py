@@ -38,7 +38,7 @@ def request_of(residual: Path, images: NDArray[np.float32], tmp_path: Path) -> d
         "quantized": str(tmp_path / "out" / "model.onnx"),
         "training": str(tmp_path / "training.npz"),
         "epochs": 10,
-        "time_budget_s": 1e18,
+        "time_budget_s": 3600.0,
         "out": str(tmp_path / "trained.onnx"),
     }
 

@@ -17,7 +17,7 @@ from calibration.quantized import read_quantized
 from calibration.rounding import BlockResult, learn_rounding
 from calibration.samples import CalibrationSet
 from calibration.session import Session
-from calibration.torchlearn import float_parent
+from calibration.torchlearn import float_parent, progress_ratio
 from targets.errors import InputError
 from targets.onnxfile import open_onnx
 from targets.scheme import scheme
@@ -271,3 +271,12 @@ def test_a_weight_of_two_nodes_stays_one(save: Callable[..., Path], tmp_path: Pa
         assert np.abs(after.array(name).astype(int) - before.array(name)).max() <= 1
     train_quantized(model, out, samples, out, QatSettings(steps=5))
     read_quantized(open_onnx(out))
+
+
+def test_the_clock_counts_only_when_time_runs_short() -> None:
+    """Work that ends within its budget follows the steps alone, however fast the machine; over it, the clock wins."""
+    for spent_share in (0.1, 0.5, 1.0):  # of the whole work, on a machine that needs just its budget
+        assert progress_ratio(round(100 * spent_share), 100, 60 * spent_share, 60.0) == spent_share
+    assert progress_ratio(10, 100, 60.0, 60.0) == 1.0
+    assert progress_ratio(10, 100, 1e9, None) == 0.1
+    assert progress_ratio(0, 100, 0.0, 0.0) < 1.0 <= progress_ratio(0, 100, 1.0, 0.0)

@@ -262,6 +262,21 @@ def test_warnings_are_grouped_by_code(tmp_path: Path) -> None:
     ]
 
 
+def test_what_calibration_found_is_told(tmp_path: Path) -> None:
+    """The doctor's warnings (not its notes) and the saturation of other CPUs stand in the report."""
+    made = _Run(tmp_path)
+    quantized = next(stage for stage in made.stages if stage.node == "quantize")
+    finding = {"severity": "warning", "tensor": None, "text": "few", "evidence": {"samples": 9}, "fix": "give more"}
+    found = [{**finding, "code": "C-FEW"}, {**finding, "code": "C-DEAD", "severity": "note"}]
+    forecast = {"saturating": ["conv1", "conv2"], "snr_db": 12.34}
+    object.__setattr__(quantized, "results", {**quantized.results, "findings": found, "forecast": forecast})
+    told = {warning["code"]: warning for warning in made.compose()["warnings"]}
+    assert told["C-FEW"] == {"code": "C-FEW", "text": "few", "evidence": "samples 9", "fix": "give more"}
+    assert "2 layers" in told["W-SATURATES"]["text"]
+    assert "12.3 dB" in told["W-SATURATES"]["evidence"]
+    assert "C-DEAD" not in told
+
+
 def test_leaks_and_a_missing_test_split_are_told(tmp_path: Path) -> None:
     """What flatters the figures stands in the warnings."""
     made = _Run(tmp_path)
