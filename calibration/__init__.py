@@ -1,1 +1,1 @@
-"""Calibration and quantisation of ONNX models. Imports no torch."""
+"""Calibration and quantisation of ONNX models. Only what learns (`rounding`, `qat`, `torch*`) imports torch."""
