@@ -17,7 +17,7 @@ STAMP := $(VENV)/.edgepress-setup
 EDGEPRESS := $(BIN)/edgepress
 SOURCES := pipeline targets calibration tests examples benchmarks
 OVERRIDES := $(foreach item,$(SET),--set $(item))
-STAGES := prune distill export quantize build benchmark bundle
+STAGES := prune distill export calibrate quantize build benchmark bundle
 
 export ORT_DISABLE_TELEMETRY := 1
 

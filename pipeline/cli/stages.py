@@ -25,6 +25,7 @@ _STAGE_HELP: Final = {
     "prune": "Remove channels: everything up to `prune`.",
     "distill": "Recover what pruning cost: everything up to `distill`.",
     "export": "Write the float ONNX model: everything up to `export`.",
+    "calibrate": "Measure activation ranges: all up to `calibrate`.",
     "quantize": "Write the int8 ONNX model: everything up to `quantize`.",
     "build": "Build all candidate engines: everything up to `build`.",
     "benchmark": "Measure all candidates: everything up to `benchmark`.",

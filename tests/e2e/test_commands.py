@@ -31,6 +31,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
                 "export-dense": ["io.json", "model.onnx", "modules.json"],
             },
         ),
+        ("calibrate", {"calibrate": ["calibration.json"]}),
         ("quantize", {"quantize": ["calibration.json", "io.json", "layers.json", "model.onnx", "modules.json"]}),
         (
             "build",
@@ -159,6 +160,7 @@ COMMANDS = [
     "prune",
     "distill",
     "export",
+    "calibrate",
     "quantize",
     "build",
     "benchmark",
