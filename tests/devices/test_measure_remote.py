@@ -131,7 +131,7 @@ def test_two_devices_at_the_same_time(product: Product, pi: Board, tmp_path: Pat
     assert [document["device"]["transport"] for document in documents] == ["ssh", "local"]
     spans = [(item["campaign"]["monotonic_s"], item["campaign"]["wall_s"]) for item in documents]
     starts, ends = [start for start, _ in spans], [start + length for start, length in spans]
-    assert starts[1] < ends[0], "this machine, named second, waited for the board"
+    assert max(starts) < min(ends)
     for name, document in zip(("pi", "local"), documents, strict=True):
         assert json.loads((out / name / "benchmark.json").read_text(encoding="utf-8")) == document
         assert f"--device {name}" in document["reproduce"]
