@@ -8,29 +8,25 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from targets import machine
 from targets.errors import EnvironmentFailure, Fault, InputError, faults_error, nearest
 from targets.faults import faults_of, read_toml
+from targets.options import ComputeCapability, EngineOptions, Precision, Section
 from targets.scheme import SCHEMES
 
 Arch = Literal["x86_64", "aarch64"]
-Precision = Literal["fp32", "int8"]
 ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 DeviceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 AFFINITY: Final = r"^(default|big|little|[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?){0,63})$"
 LOCAL: Final = "local"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+_S = TypeVar("_S", bound=Section)
 
 
-_S = TypeVar("_S", bound=_Section)
-
-
-class Hardware(_Section):
+class Hardware(Section):
     """The machine class.
 
     Attributes:
@@ -38,35 +34,19 @@ class Hardware(_Section):
         isa: CPU features the engine may rely on, as /proc/cpuinfo spells them.
         memory_mb: Memory that the engine and its runtime may use, in MiB.
         storage_mb: Size that the engine file may have, in MiB.
+        compute_capability: Of its NVIDIA GPU, such as ``8.7``.
+        dla_cores: Deep-learning accelerators beside that GPU.
     """
 
     arch: Arch
     isa: tuple[str, ...] = ()
     memory_mb: Annotated[int, Field(gt=0)] | None = None
     storage_mb: Annotated[int, Field(gt=0)] | None = None
+    compute_capability: ComputeCapability | None = None
+    dla_cores: Annotated[int, Field(ge=0, le=8)] = 0
 
 
-class EngineOptions(_Section):
-    """How the runtime is opened on the target.
-
-    Attributes:
-        name: The engine.
-        providers: ONNX Runtime execution providers, in order of preference.
-        threads: Threads inside one operator.
-        allow_spinning: Whether idle worker threads spin (lower latency, more energy).
-        memory_pattern: Whether the runtime plans one block for all activations.
-        denormal_as_zero: Whether subnormal numbers are flushed.
-    """
-
-    name: Literal["onnxruntime"]
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
-    allow_spinning: bool = True
-    memory_pattern: bool = True
-    denormal_as_zero: bool = True
-
-
-class Quantization(_Section):
+class Quantization(Section):
     """What the target's int8 arithmetic wants.
 
     Attributes:
@@ -78,7 +58,7 @@ class Quantization(_Section):
     precisions: tuple[Precision, ...] = ("fp32", "int8")
 
 
-class Pruning(_Section):
+class Pruning(Section):
     """What widths pay.
 
     Attributes:
@@ -88,7 +68,7 @@ class Pruning(_Section):
     channel_alignment: Annotated[int, Field(ge=1, le=256)] = 8
 
 
-class DeviceSection(_Section):
+class DeviceSection(Section):
     """Where the target is measured, and within which limits.
 
     Attributes:
@@ -103,7 +83,7 @@ class DeviceSection(_Section):
     memory_limit_mb: Annotated[int, Field(gt=0)] | None = None
 
 
-class Detect(_Section):
+class Detect(Section):
     """One row of a detecting profile: the first row whose demands this machine meets names the profile to follow."""
 
     arch: Arch
@@ -111,12 +91,28 @@ class Detect(_Section):
     like: str
 
 
-class TargetProfile(_Section):
+class Alternative(Section):
+    """Another engine worth trying on the same machine; measured against the first.
+
+    Attributes:
+        label: Its candidates are called ``label-int8`` and so on; the engine's name when empty.
+        engine: The engine.
+        quantization: What it wants.
+    """
+
+    label: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9-]{0,31})?$")] = ""
+    engine: EngineOptions
+    quantization: Quantization
+
+
+class TargetProfile(Section):
     """One hardware target.
 
     Attributes:
         name: The profile's name, also the folder of its results.
         description: One line for people.
+        engine: The engine of first choice.
+        alternatives: Further engines, in order of preference.
     """
 
     name: ProfileName
@@ -124,11 +120,20 @@ class TargetProfile(_Section):
     hardware: Hardware
     engine: EngineOptions
     quantization: Quantization
+    alternatives: tuple[Alternative, ...] = ()
     pruning: Pruning = Pruning()
     device: DeviceSection = DeviceSection()
 
+    def choices(self) -> dict[str, TargetProfile]:
+        """A profile with one engine for each that this one names, by label; that of the first choice is empty."""
+        plain = {"": self.model_copy(update={"alternatives": ()})}
+        for other in self.alternatives:
+            chosen = {"engine": other.engine, "quantization": other.quantization, "alternatives": ()}
+            plain[other.label or other.engine.name] = self.model_copy(update=chosen)
+        return plain
 
-class _DetectingProfile(_Section):
+
+class _DetectingProfile(Section):
     name: ProfileName
     description: str
     detect: tuple[Detect, ...]

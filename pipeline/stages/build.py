@@ -11,7 +11,8 @@ from pipeline.artifacts import CandidateBuild, DatasetInfo, OnnxModel
 from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
 from pipeline.tasks import TASKS
-from targets.profile import Precision, TargetProfile
+from targets.options import Precision
+from targets.profile import TargetProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

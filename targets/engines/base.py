@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from targets.profile import Precision, TargetProfile
+    from targets.options import Precision
+    from targets.profile import TargetProfile
 
 ENGINE_JSON: Final = "engine.json"
 INSPECT_JSON: Final = "inspect.json"

@@ -17,13 +17,15 @@ from targets.ondevice import session as ondevice_session
 from targets.ondevice.failure import Failure
 from targets.ondevice_errors import from_failure
 from targets.onnxfile import io_of, open_onnx
+from targets.options import OnnxRuntimeOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import onnx
 
-    from targets.profile import Precision, TargetProfile
+    from targets.options import Precision
+    from targets.profile import TargetProfile
 
 _ENGINE_FILE: Final = "engine.onnx"
 _KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -97,7 +99,7 @@ class OnnxRuntimeEngine(Engine):
                     what=f"this onnxruntime has no {provider!r}",
                     fix=f"use one of {', '.join(runtime.get_available_providers())}",
                 )
-                for provider in profile.engine.providers
+                for provider in _of(profile).providers
                 if provider not in runtime.get_available_providers()
             ]
         return faults
@@ -264,8 +266,13 @@ def _consumed(node: onnx.NodeProto) -> list[str]:
     return [*node.input, *(name for graph in graphs for inner in graph.node for name in _consumed(inner))]
 
 
+def _of(profile: TargetProfile) -> OnnxRuntimeOptions:
+    assert isinstance(profile.engine, OnnxRuntimeOptions), profile.engine.name
+    return profile.engine
+
+
 def _options(profile: TargetProfile, optimization: str) -> dict[str, object]:
-    options = profile.engine
+    options = _of(profile)
     return {
         "providers": list(options.providers),
         "threads": options.threads,
