@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, final
 
-from calibration.candidates import ALGORITHMS, Candidate, Choice, Workshop
+from calibration.candidates import ALGORITHMS, SPARE, Candidate, Choice, Workshop
 from calibration.observers import METHODS
 from targets.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from calibration.fidelity import Fidelity, Judge
 
 AUTO: Final = "auto"
@@ -31,9 +33,10 @@ class Tried:
 
     Attributes:
         step: The range method, or the algorithm that was added to what was best so far.
-        snr_db: Output SNR on the held-back samples, None where it was not made.
+        snr_db: Output SNR, None where it was not made.
         agreement: Share of largest classes equal to the float model's; None where there are none.
         accuracy: Share of largest classes equal to the labels, None without labels.
+        held_back: Whether these are of the samples that nothing else sees, and not of all samples.
         kept: Whether what was best so far has it.
         reason: Why not, empty when kept.
         seconds: Time taken; the only part that differs from run to run.
@@ -43,6 +46,7 @@ class Tried:
     snr_db: float | None
     agreement: float | None = None
     accuracy: float | None = None
+    held_back: bool = False
     kept: bool = False
     reason: str = ""
     seconds: float = field(default=0.0, compare=False)
@@ -107,6 +111,10 @@ class AutoSettings:
             )
 
 
+LEARNED: Final = frozenset({"rounding"})
+"""Steps with a parameter for each weight: they are judged on samples that they have not seen. What chooses a few
+figures for a tensor is judged on all samples, for their number makes a better judge than their being new."""
+
 STEPS: Final = ("spare", "ranges", "bias", "equalize", "smooth", "rounding")
 """What is tried, in this order: the cheap before the dear. A step that changes the float model goes before all others
 in the file, so what was kept is done anew on top of it."""
@@ -117,6 +125,7 @@ def choose(
     judge: Judge,
     settings: AutoSettings,
     *,
+    wide: Judge | None = None,
     float_nodes: Collection[str] = (),
     on_step: Callable[[Tried], None] = lambda _: None,
 ) -> AutoResult:
@@ -128,30 +137,44 @@ def choose(
         workshop: Makes the candidates.
         judge: Holds the samples that nothing else sees.
         settings: What to try.
+        wide: Holds all samples; `judge` where there is none.
         float_nodes: Nodes that stay float in every candidate.
         on_step: Called after each step.
 
     Raises:
         InputError: No candidate can be made at all, or an algorithm that was asked for does not take this model.
     """
-    search = _Search(workshop, judge, settings, on_step)
+    search = _Search(workshop, judge, wide or judge, settings, on_step)
     measured = [method for method in METHODS if method in workshop.table.methods]
     methods = measured if settings.method == AUTO else [settings.method]
     search.methods([Choice(method=method, float_nodes=frozenset(float_nodes)) for method in methods])
     stopped = search.add_what_pays() if settings.algorithms == AUTO else search.add_all(settings.algorithms)
     assert search.best is not None
-    return AutoResult(candidate=search.best[0], fidelity=search.best[1], tried=tuple(search.tried), stopped=stopped)
+    best = search.best
+    return AutoResult(candidate=best, fidelity=judge(best.path), tried=tuple(search.tried), stopped=stopped)
 
 
 @final
 class _Search:
     def __init__(
-        self, workshop: Workshop, judge: Judge, settings: AutoSettings, on_step: Callable[[Tried], None]
+        self,
+        workshop: Workshop,
+        judge: Judge,
+        wide: Judge,
+        settings: AutoSettings,
+        on_step: Callable[[Tried], None],
     ) -> None:
-        self._workshop, self._judge, self._settings, self._on_step = workshop, judge, settings, on_step
+        self._workshop, self._judge, self._wide, self._settings, self._on_step = (
+            workshop,
+            judge,
+            wide,
+            settings,
+            on_step,
+        )
         self._begin = time.monotonic()
+        self._known: dict[tuple[Path, bool], Fidelity] = {}
         self.tried: list[Tried] = []
-        self.best: tuple[Candidate, Fidelity] | None = None
+        self.best: Candidate | None = None
         self._nearly: list[str] = []
 
     @property
@@ -164,11 +187,11 @@ class _Search:
         for choice in choices:
             begin = time.monotonic()
             candidate = self._workshop.make(choice)
-            found.append((candidate, self._judge(candidate.path), time.monotonic() - begin))
+            found.append((candidate, self._worth(candidate), time.monotonic() - begin))
         best = max(range(len(found)), key=lambda index: found[index][1].snr_db)
-        self.best = found[best][0], found[best][1]
+        self.best = found[best][0]
         for index, (candidate, fidelity, seconds) in enumerate(found):
-            reason = "" if index == best else f"{self.best[0].choice.method} is better"
+            reason = "" if index == best else f"{self.best.choice.method} is better"
             self._note(candidate.choice.method, fidelity, reason, seconds)
 
     def add_all(self, algorithms: Collection[str]) -> Stopped:
@@ -176,34 +199,42 @@ class _Search:
         for name in (name for name in ALGORITHMS if name in algorithms):
             begin = time.monotonic()
             assert self.best is not None
-            candidate = self._workshop.make(
-                self.best[0].choice.with_algorithm(name), time_budget_s=max(self.left_s, 1.0)
-            )
-            self.best = candidate, self._judge(candidate.path)
-            self._note(name, self.best[1], "", time.monotonic() - begin)
+            self.best = self._workshop.make(self.best.choice.with_algorithm(name), time_budget_s=max(self.left_s, 1.0))
+            held_back = name in LEARNED
+            fidelity = self._worth(self.best, held_back=held_back)
+            self._note(name, fidelity, "", time.monotonic() - begin, held_back=held_back)
         return "as asked"
 
     def add_what_pays(self) -> Stopped:
         """Adds algorithms, cheapest first, as long as there is something to gain and time.
 
-        At the end, those that each gave something, but too little to stay, are tried together.
+        What spares layers makes the model faster too, so it is tried however good the model is. At the end, those that
+        each gave something, but too little to stay, are tried together.
         """
         for step in STEPS:
-            assert self.best is not None
-            if self.best[1].snr_db >= self._settings.target_snr_db:
+            if step != SPARE and self._good_enough():
                 return "target SNR reached"
             if self.left_s <= 0.0:
                 return "time budget spent"
             self._try((step,))
         if len(self._nearly) > 1 and self.left_s > 0.0:
             self._try(tuple(self._nearly))
+        return "target SNR reached" if self._good_enough() else "all tried"
+
+    def _good_enough(self) -> bool:
         assert self.best is not None
-        return "target SNR reached" if self.best[1].snr_db >= self._settings.target_snr_db else "all tried"
+        return self._worth(self.best).snr_db >= self._settings.target_snr_db
+
+    def _worth(self, candidate: Candidate, *, held_back: bool = False) -> Fidelity:
+        key = candidate.path, held_back
+        if key not in self._known:
+            self._known[key] = (self._judge if held_back else self._wide)(candidate.path)
+        return self._known[key]
 
     def _try(self, algorithms: tuple[str, ...]) -> None:
-        begin, step = time.monotonic(), "+".join(algorithms)
+        begin, step, held_back = time.monotonic(), "+".join(algorithms), not LEARNED.isdisjoint(algorithms)
         assert self.best is not None
-        choice, before = self.best[0].choice, self.best[1]
+        choice, before = self.best.choice, self._worth(self.best, held_back=held_back)
         try:
             if idle := self._workshop.idle(choice, algorithms[0]):
                 self._on(Tried(step=step, snr_db=None, reason=idle, seconds=round(time.monotonic() - begin, 3)))
@@ -211,28 +242,30 @@ class _Search:
             for name in algorithms:
                 choice = choice.with_algorithm(name)
             candidate = self._workshop.make(choice, time_budget_s=max(self.left_s, 1.0))
-            fidelity = self._judge(candidate.path)
+            fidelity = self._worth(candidate, held_back=held_back)
         except InputError as error:  # this model is nothing for this algorithm: the next may do
             seconds = round(time.monotonic() - begin, 3)
             self._on(Tried(step=step, snr_db=None, reason=f"{error.what}: {error.why}", seconds=seconds))
             return
         gain, reason = round(fidelity.snr_db - before.snr_db, 3), ""
+        wanted = 0.0 if algorithms == (SPARE,) else self._settings.gain_db
         if fidelity.agrees_less_than(before):
             reason = "it costs agreement with the float model"
-        elif gain < self._settings.gain_db:
-            reason = f"it adds {gain:.2f} dB, less than {self._settings.gain_db:g}"
+        elif gain < wanted:
+            reason = f"it adds {gain:.2f} dB, less than {wanted:g}"
             self._nearly += [*algorithms] if gain > 0.0 else []
         else:
-            self.best = candidate, fidelity
-        self._note(step, fidelity, reason, time.monotonic() - begin)
+            self.best = candidate
+        self._note(step, fidelity, reason, time.monotonic() - begin, held_back=held_back)
 
-    def _note(self, step: str, fidelity: Fidelity, reason: str, seconds: float) -> None:
+    def _note(self, step: str, fidelity: Fidelity, reason: str, seconds: float, *, held_back: bool = False) -> None:
         self._on(
             Tried(
                 step=step,
                 snr_db=fidelity.snr_db,
                 agreement=fidelity.agreement,
                 accuracy=fidelity.accuracy,
+                held_back=held_back,
                 kept=not reason,
                 reason=reason,
                 seconds=round(seconds, 3),

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 from calibration.collect import MEMORY_MB, collect
+from calibration.edges import edge_layers
 from calibration.modelfile import open_float
+from calibration.paying import layers_without_gain
 from calibration.placement import place
 from calibration.prepare import prepare
 from calibration.qdq import LayerPrecision, quantize_model
 from calibration.work import macs
+from targets.costs import COSTS
 from targets.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -32,8 +35,11 @@ BEHIND: Final = ("bias", "rounding")
 ALGORITHMS: Final = (SPARE, *BEFORE, RANGES, *BEHIND)
 """In the order in which they work: on what is quantised, on the float model, on the ranges, on the Q/DQ file."""
 
-_LITTLE: Final = 0.005
-"""Share of the multiply-accumulates that a layer may have to count as one of next to no work."""
+_LITTLE: Final = 0.02
+"""Share of the multiply-accumulates that a first or last layer may have to count as one of little work."""
+
+_IN_ALL: Final = 0.03
+"""What all of them together may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,19 +138,22 @@ class Workshop:
 
     @cached_property
     def spared(self) -> frozenset[str]:
-        """Layers with at most 0.5 % of the work each and 1 % in all: int8 saves nothing there, and may cost much.
+        """First and last layers with at most 2 % of the work each and 3 % in all, and layers that int8 makes no faster.
 
-        The last layer of a classifier is the typical one: in int8, every class score is rounded to 8 bits.
+        int8 saves next to nothing at the ends and costs much: the model's input is rounded to 8 bits in the first
+        layer, and every class score in the last.
         """
         prepared = prepare(open_float(self.model))
-        placement = place(prepared.graph, self.scheme)
-        work = macs(prepared, placement, self.samples, threads=self._threads)
+        costs = COSTS.get(self.scheme.name)
         found: set[str] = set()
-        left = 2.0 * _LITTLE * sum(work.values())
-        for name in sorted(work, key=lambda name: (work[name], name)):
-            if work[name] <= min(_LITTLE * sum(work.values()), left):
+        if costs is not None:
+            found |= layers_without_gain(prepared, self.scheme, costs, self.samples, threads=self._threads)
+        work = macs(prepared, place(prepared.graph, self.scheme), self.samples, threads=self._threads)
+        total, taken = sum(work.values()), 0.0
+        for name in sorted(edge_layers(prepared.graph, work) - found, key=lambda name: (work[name], name)):
+            if work[name] <= _LITTLE * total and taken + work[name] <= _IN_ALL * total:
                 found.add(name)
-                left -= work[name]
+                taken += work[name]
         return frozenset(found)
 
     def idle(self, choice: Choice, algorithm: str) -> str:
@@ -154,7 +163,7 @@ class Workshop:
             InputError: As `make`.
         """
         if algorithm == SPARE:
-            return "" if self.spared - choice.float_nodes else "no layer is of next to no work"
+            return "" if self.spared - choice.float_nodes else "int8 pays in every layer"
         if algorithm not in BEFORE:
             return ""
         return self._parent(choice.with_algorithm(algorithm).before).idle

@@ -103,6 +103,7 @@ def quantize_in_child(request: Mapping[str, object]) -> dict[str, object]:
     labels = _labels(request, "labels", len(samples))
     kept = labels if labels is None or held is seen else labels[_HOLD_BACK_EVERY - 1 :: _HOLD_BACK_EVERY]
     judge = Judge(model, held, labels=kept, threads=threads)
+    wide = judge if held is samples else Judge(model, samples, labels=labels, threads=threads)
     with TemporaryDirectory() as folder:
         workshop = Workshop(
             model,
@@ -114,7 +115,7 @@ def quantize_in_child(request: Mapping[str, object]) -> dict[str, object]:
             seed=int(str(request.get("seed", 0))),
             observed=Observed(every=_every(request), memory_mb=_memory(request)),
         )
-        result = choose(workshop, judge, settings, float_nodes=strings(request, "float_nodes"))
+        result = choose(workshop, judge, settings, wide=wide, float_nodes=strings(request, "float_nodes"))
         (out / "model.onnx").write_bytes(result.candidate.path.read_bytes())
         portable = same_everywhere(out / "model.onnx", dialect)
         fidelity = judge(out / "model.onnx") if portable else result.fidelity

@@ -48,6 +48,7 @@ class Product:
         return subprocess.Popen(
             [EDGEPRESS, *map(str, words)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - a background shell ignores it
         )  # fmt: skip
 
     def call(self, *words: object) -> subprocess.CompletedProcess[str]:
