@@ -12,12 +12,14 @@ import onnx_ir as ir
 
 from calibration.child import sample_sets, strings, write_json
 from calibration.modelfile import open_float
+from calibration.paying import float_cost_us
 from calibration.placement import place
 from calibration.prepare import prepare
 from calibration.sensitivity import SAMPLES, sensitivity
 from calibration.subset import spread
 from calibration.table import CalibrationTable
 from calibration.work import macs
+from targets.costs import COSTS
 from targets.errors import InputError
 from targets.onnxfile import open_onnx
 from targets.scheme import scheme
@@ -84,6 +86,7 @@ def _sensitivity(
         held,
         threads=threads,
         float_nodes=strings(request, "float_nodes"),
+        latency_us=_float_cost_us(model, dialect, held, threads),
         modules=modules,
     )
     by_node = {layer.node: layer for layer in found.layers}
@@ -94,6 +97,12 @@ def _sensitivity(
             row["module"] = layer.module
     write_json(out / "layers.json", rows)
     return {"unit": found.unit, "snr_db": found.snr_db, "samples": found.samples}
+
+
+def _float_cost_us(model: Path, dialect: QuantScheme, held: CalibrationSet, threads: int) -> dict[str, float] | None:
+    """Predicted microseconds, where the dialect has figures."""
+    costs = COSTS.get(dialect.name)
+    return None if costs is None else float_cost_us(prepare(open_float(model)), dialect, costs, held, threads=threads)
 
 
 def _forecast(model: Path, held: CalibrationSet, threads: int) -> dict[str, object]:

@@ -116,6 +116,25 @@ def layers_without_gain(
         samples: Any samples; only their shapes count.
         threads: Threads inside one operator.
     """
+    prediction, work = _predict(prepared, scheme, costs, samples, threads)
+    return fastest_mix(prediction, work)
+
+
+def float_cost_us(
+    prepared: ir.Model, scheme: QuantScheme, costs: LayerCosts, samples: CalibrationSet, *, threads: int
+) -> dict[str, float]:
+    """Microseconds that the whole is predicted to take more when a layer alone goes to float; negative where fewer.
+
+    Arguments are as for `layers_without_gain`.
+    """
+    prediction, work = _predict(prepared, scheme, costs, samples, threads)
+    whole = prediction.total_us(())
+    return {name: round(prediction.total_us({name}) - whole, 3) for name in work}
+
+
+def _predict(
+    prepared: ir.Model, scheme: QuantScheme, costs: LayerCosts, samples: CalibrationSet, threads: int
+) -> tuple[Prediction, dict[str, float]]:
     placement = place(prepared.graph, scheme)
     work = macs(prepared, placement, samples, threads=threads)
     names = {str(value.name) for node in main_nodes(prepared.graph) for value in node.outputs}
@@ -129,7 +148,7 @@ def layers_without_gain(
     }
     batch = samples.rows(0, 1)
     sizes = values_per_run(prepared, Watched(names=(*sorted(names),), clamped={}), batch, threads=threads)
-    return fastest_mix(Prediction(prepared.graph, scheme, costs, work, sizes), work)
+    return Prediction(prepared.graph, scheme, costs, work, sizes), work
 
 
 def fastest_mix(prediction: Prediction, work: Mapping[str, float]) -> frozenset[str]:

@@ -59,8 +59,8 @@ class Sensitivity:
     Attributes:
         layers: One for each layer with a quantised weight.
         snr_db: Output SNR with all of them int8.
-        unit: ``us``: costs come from a latency table. ``MACs``: there was none, so multiply-accumulates of one sample
-            stand in for time.
+        unit: ``us``: costs come from a latency table, measured or predicted. ``MACs``: there was none, so
+            multiply-accumulates of one sample stand in for time.
         samples: How many samples were used.
     """
 
@@ -125,7 +125,7 @@ def sensitivity(
         threads: Threads inside one operator.
         ranges: As for `quantize_model`.
         float_nodes: Nodes that are float in any case.
-        latency_us: Node -> microseconds that float takes there more than int8, for every layer.
+        latency_us: Node -> microseconds that float takes there more than int8, for every layer (negative where less).
         modules: Node -> module path of the user's, where that is known better than from the weight's name.
         max_samples: Most samples to use.
 

@@ -96,7 +96,7 @@ class Recovery:
         from calibration.sensitivity import mixed_precision, read_sensitivity
 
         self.context.progress(0.85, f"looking for layers to leave float: accuracy {before:.4f}, floor {floor:.4f}")
-        self.examine(folder, summary["method"], forecast=False, sensitivity="on")
+        examined = self.examine(folder, summary["method"], forecast=False, sensitivity="on")
         made: dict[frozenset[str], tuple[Path, float, dict[str, Any]]] = {}
 
         def meets(float_nodes: frozenset[str]) -> bool:
@@ -109,7 +109,7 @@ class Recovery:
             self.context.progress(0.9, text, accuracy=accuracy)
             return accuracy >= floor
 
-        found = mixed_precision(read_sensitivity(folder / "layers.json"), meets)
+        found = mixed_precision(read_sensitivity(folder / "layers.json", unit=examined["sensitivity"]["unit"]), meets)
         chosen = None if found.float_nodes is None else made[frozenset(found.float_nodes)]
         tried.append(
             {

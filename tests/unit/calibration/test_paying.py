@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from calibration.collect import collect
 from calibration.modelfile import open_float
-from calibration.paying import Prediction, fastest_mix, layers_without_gain
+from calibration.paying import Prediction, fastest_mix, float_cost_us, layers_without_gain
 from calibration.placement import place
 from calibration.prepare import main_nodes, prepare
 from calibration.qdq import quantize_model
@@ -116,3 +116,19 @@ def test_costs_are_of_known_dialects() -> None:
     assert COSTS.keys() <= SCHEMES.keys()
     for costs in COSTS.values():
         assert min(*costs.float_gmacs.values(), *costs.int8_gmacs.values(), costs.conversion_us) > 0.0
+
+
+def test_what_float_costs_a_layer(residual: Path, samples: CalibrationSet) -> None:
+    """A layer's cost in float is the whole with it in float less the whole without, conversions included."""
+    costs = replace(
+        ONLY_CONVERSIONS,
+        float_gmacs=MappingProxyType({"dense": 0.001, "thin": 0.001, "depthwise": 0.001}),
+        int8_gmacs=MappingProxyType({"dense": 1e12, "thin": 1e12, "depthwise": 1e12}),
+        conversion_us=0.0,
+    )
+    model = prepare(open_float(residual))
+    found = float_cost_us(model, SCHEME, costs, samples, threads=1)
+    work = macs(model, place(model.graph, SCHEME), samples, threads=1)
+    assert found == pytest.approx({name: amount / 0.001 / 1e3 for name, amount in work.items()}, rel=1e-3)
+    free = float_cost_us(model, SCHEME, ONLY_CONVERSIONS, samples, threads=1)
+    assert free["conv2"] > free["stem"]  # in the middle both sides are converted, at the end one already is

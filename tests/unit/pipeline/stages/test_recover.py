@@ -45,7 +45,7 @@ class World:
         folder = Path(request["out_folder"])
         if name == "examine_in_child":
             (folder / "layers.json").write_text(json.dumps(LAYERS), encoding="utf-8")
-            return {"sensitivity": None, "forecast": None}
+            return {"sensitivity": {"unit": "us", "snr_db": 30.0, "samples": 8}, "forecast": None}
         for file in FILES:
             (folder / file).write_text("+".join(request["float_nodes"]), encoding="utf-8")
         return {"int8_nodes": 1, "float_nodes": 2, "output_snr_db": 30.0, "agreement": 0.9, "other": 1}
@@ -133,7 +133,7 @@ def test_the_fewest_layers_go_float(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found, folder = recover(world, tmp_path, monkeypatch)
     assert [step["step"] for step in found["recovery"]] == ["qat", "mixed_precision"]
     mixed = found["recovery"][1]
-    assert (mixed["kept"], mixed["float_layers"], mixed["unit"]) == (True, ["net.first", "n1"], "MACs")
+    assert (mixed["kept"], mixed["float_layers"], mixed["unit"]) == (True, ["net.first", "n1"], "us")
     assert [point["accuracy"] for point in mixed["curve"]][:2] == [0.9, 0.8]
     assert {(folder / file).read_text(encoding="utf-8") for file in FILES} == {"n0+n1"}
     assert (found["accuracy"], found["float_nodes"], found["output_snr_db"]) == (0.895, 2, 30.0)
