@@ -21,7 +21,7 @@ STAGES := prune distill export calibrate quantize build benchmark bundle
 
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup run test test-long test-devices lint type format bench $(STAGES) report targets clean
+.PHONY: help setup run test test-long test-gpu test-devices lint type format bench $(STAGES) report targets clean
 
 help: ## list the targets
 	@grep -hE '^[a-zA-Z$$(). -]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/\$$(STAGES)/$(STAGES)/' -e 's/: .*## /:  /'
@@ -53,6 +53,9 @@ test: setup ## the whole test suite, under 10 minutes on 2 cores
 
 test-long: setup ## the sweeps
 	$(BIN)/python -m pytest -m long --timeout 3600
+
+test-gpu: setup ## build, run and measure on an NVIDIA GPU; skips loudly where there is none
+	$(BIN)/python -m pytest -m gpu --timeout 1800
 
 test-devices: setup ## sshd, adb, arm64 and x86-64 without VNNI, from Debian packages and PyPI, in .devices
 	tests/devices/setup.sh

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from pipeline.building import Building, building
+from pipeline.candidates import offers
 from pipeline.data.source import DataSource, FileRef, find_data, find_file
 from pipeline.measuredon import AskDevice, device_name, measured_on
-from pipeline.plan import Chosen, Node, Plan, Source
+from pipeline.plan import Chosen, Drops, Node, Plan, Source
 from pipeline.recipe import Recipe
 from pipeline.stages.base import Stage
 from pipeline.stages.benchmark import BenchmarkStage
-from pipeline.stages.build import BuildStage
 from pipeline.stages.bundle import BundleStage
-from pipeline.stages.calibrate import CalibrateStage
 from pipeline.stages.data import DataStage
 from pipeline.stages.distill import DistillStage
 from pipeline.stages.export import ExportStage
@@ -21,7 +21,6 @@ from pipeline.stages.gate import GateStage
 from pipeline.stages.import_onnx import ImportStage, external_files
 from pipeline.stages.load import LoadStage
 from pipeline.stages.prune import PruneStage
-from pipeline.stages.quantize import QuantizeStage
 from pipeline.stages.report import ReportStage
 from pipeline.stages.train import TrainStage
 from pipeline.usercode import FactoryRef, find_factory
@@ -83,15 +82,11 @@ def _all_stages(recipe: Recipe, profile: TargetProfile, anywhere: TargetProfile)
     floats = _onnx_nodes(recipe, sources) if recipe.model.onnx else _torch_nodes(recipe, sources, anywhere)
     nodes += floats
     reference, best = _float_models(nodes)
-    candidates = {"dense-fp32": reference, "fp32": best} if reference != best else {"fp32": best}
-    if "int8" in profile.quantization.precisions:
-        nodes += _quantize_nodes(recipe, sources, anywhere, model=best, reference=reference)
-        candidates["int8"] = "quantize"
-    builds = []
-    for candidate, model in candidates.items():
-        nodes.append(_build_node(recipe, sources, anywhere, candidate=candidate, model=model, reference=reference))
-        builds.append(nodes[-1].name)
-    return Plan(nodes=(*nodes, *_closing_nodes(recipe, sources, profile, tuple(builds), reference)))
+    offered = offers(recipe, anywhere, compressed=reference != best)
+    if isinstance(offered, Fault):
+        raise faults_error(f"recipe {recipe.name!r}", [offered])
+    built = building(recipe, sources.data, offered, model=best, reference=reference)
+    return Plan(nodes=(*nodes, *built.nodes, *_closing_nodes(recipe, sources, profile, built, reference)))
 
 
 def _find_sources(recipe: Recipe) -> _Sources:
@@ -202,57 +197,11 @@ def _float_models(nodes: list[Node]) -> tuple[str, str]:
     return ("export:dense" if "export:dense" in names else "export"), "export"
 
 
-def _quantize_nodes(
-    recipe: Recipe, sources: _Sources, profile: TargetProfile, *, model: str, reference: str
-) -> list[Node]:
-    """Ranges are measured apart from what is made of them, so that another method or scheme reuses them."""
-    wanted = recipe.quantize
-    calibrate = CalibrateStage(
-        source=sources.data,
-        task=recipe.task,
-        samples=wanted.samples,
-        min_samples=wanted.min_samples,
-        observe=wanted.observe,
-        memory_mb=wanted.memory_mb,
-        threads=recipe.threads,
-    )
-    quantize = QuantizeStage(
-        source=sources.data,
-        task=recipe.task,
-        quantize=wanted,
-        accuracy_drop=recipe.budget.accuracy_drop,
-        profile=profile,
-        seed=recipe.seed,
-        threads=recipe.threads,
-    )
-    return [
-        _node("calibrate", "measure the ranges of activations", calibrate, data="data", model=model),
-        _node(
-            "quantize",
-            "quantise to int8",
-            quantize,
-            data="data",
-            model=model,
-            reference=reference,
-            calibration="calibrate",
-        ),
-    ]
-
-
-def _build_node(
-    recipe: Recipe, sources: _Sources, profile: TargetProfile, *, candidate: str, model: str, reference: str
-) -> Node:
-    stage = BuildStage(
-        precision="int8" if candidate == "int8" else "fp32", profile=profile, source=sources.data, task=recipe.task
-    )
-    title = f"build the {candidate} engine"
-    return _node(f"build:{candidate}", title, stage, data="data", model=model, reference=reference)
-
-
 def _closing_nodes(
-    recipe: Recipe, sources: _Sources, profile: TargetProfile, builds: tuple[str, ...], reference: str
+    recipe: Recipe, sources: _Sources, profile: TargetProfile, built: Building, reference: str
 ) -> tuple[Node, ...]:
     """Measure, decide, bundle, report."""
+    builds = built.builds
     measured: tuple[str, ...] = ("benchmark",) if recipe.benchmark.measure else ()
     anywhere = _wherever(profile)
     wanted = recipe.benchmark
@@ -267,12 +216,17 @@ def _closing_nodes(
         budget_s=wanted.budget_s,
         accuracy_on_device=name != LOCAL if wanted.accuracy_on_device is None else wanted.accuracy_on_device,
         seed=recipe.seed,
+        required=tuple(recipe.build.candidates or ()),
     )
     gate = GateStage(budget=recipe.budget, profile=anywhere)
     unnamed = profile.model_copy(update={"device": profile.device.model_copy(update={"name": LOCAL})})
     bundle = BundleStage(recipe_name=recipe.name, profile=unnamed, source=sources.data, task=recipe.task)
     report = ReportStage(
-        recipe=recipe.model_dump(mode="json", include=_REPORTED), profile=profile, source=sources.data, task=recipe.task
+        recipe=recipe.model_dump(mode="json", include=_REPORTED),
+        profile=profile,
+        source=sources.data,
+        task=recipe.task,
+        models=built.models,
     )
     chosen = Chosen(verdict="gate", among=builds)
     opening = [_node("benchmark", "measure all candidates, interleaved", benchmark, data="data", builds=builds)]
@@ -286,7 +240,8 @@ def _closing_nodes(
             report,
             data="data",
             reference=reference,
-            stages=_reported(recipe, builds, measured),
+            stages=_reported(recipe, built, measured),
+            dropped=Drops(among=tuple(node.name for node in built.nodes)),
             measurement=measured,
             verdict="gate",
             builds=builds,
@@ -295,7 +250,7 @@ def _closing_nodes(
     )
 
 
-def _reported(recipe: Recipe, builds: tuple[str, ...], measured: tuple[str, ...]) -> tuple[str, ...]:
+def _reported(recipe: Recipe, built: Building, measured: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the nodes whose figures the report tells, in order."""
     if recipe.model.onnx:
         opening = ["data", "import"]
@@ -303,5 +258,4 @@ def _reported(recipe: Recipe, builds: tuple[str, ...], measured: tuple[str, ...]
         opening = ["data", "train" if recipe.train else "load"]
         opening += ["prune"] * bool(recipe.prune) + ["distill"] * bool(recipe.distill)
         opening += ["export:dense"] * bool(recipe.prune) + ["export"]
-    quantize = ["calibrate", "quantize"] if "build:int8" in builds else []
-    return (*opening, *quantize, *builds, *measured, "gate", "bundle")
+    return (*opening, *(node.name for node in built.nodes), *measured, "gate", "bundle")

@@ -56,5 +56,24 @@ class Notice:
     text: str
 
 
-Event = StageStarted | StageProgress | StageFinished | Notice
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateDropped:
+    """A candidate that nobody insisted on cannot be had; the run goes on without it.
+
+    Attributes:
+        name: The candidate; the node, where no candidate is made of it.
+        what: What happened.
+        why: Why.
+        fix: What would bring it back.
+        quiet: Nothing went wrong, it has nothing to offer for this model: worth a detail, no warning.
+    """
+
+    name: str
+    what: str
+    why: str
+    fix: str
+    quiet: bool = False
+
+
+Event = StageStarted | StageProgress | StageFinished | Notice | CandidateDropped
 Observer = Callable[[Event], None]

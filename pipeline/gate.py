@@ -1,6 +1,7 @@
 """The rule of the gate: what meets the budget may ship, and of those only a shown winner replaces the one before.
 
-Float candidates come first, the uncompressed one before the pruned one, int8 last. Each challenges the best so far:
+Float candidates come first, the uncompressed one before the pruned one, integer ones last, and within these the engine
+of first choice before others. Each challenges the best so far:
 
 =====================  ========================================================
 the measurement says   and so
@@ -9,17 +10,19 @@ faster                 the challenger takes the place (by little too)
 same                   the smaller file takes it
 slower, not shown      the one before keeps it
 nothing (grade F)      the one before keeps it: a void measurement shows nothing
+of one alone           it takes or keeps the place: the other one cannot be measured
 =====================  ========================================================
 
 A candidate whose timed outputs were wrong never ships while another one can. One whose measurement is void otherwise
 (throttled, no steady state) is held to the ceilings all the same: such a latency errs on the slow side. Without a
-measurement the smaller file wins, and every text says that latency was not measured.
+measurement of any the smaller file wins, and every text says that latency was not measured. A candidate that could not
+be measured where others were meets no ceiling of latency or memory, as nobody knows its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipeline.recipe import BudgetSection
@@ -27,6 +30,7 @@ from pipeline.recipe import BudgetSection
 MIB: Final = 1 << 20
 _ROUNDING: Final = 1e-9  # an accuracy exactly at the floor meets it
 _WRONG: Final = 1e9  # worse than any miss of a limit
+_UNKNOWN: Final = 1e6  # worse than any measured miss, better than wrong outputs
 _MANY_BLOCKS: Final = 200
 
 Comparer = Callable[[str, str], Mapping[str, Any]]  # (challenger, incumbent) -> verdict, ratio, ci95
@@ -38,7 +42,7 @@ class Candidate:
 
     Attributes:
         name: Its name.
-        precision: ``fp32`` or ``int8``.
+        precision: ``fp32``, ``int8``, ...
         accuracy: On the validation split.
         scored_on: The device that accuracy was measured on; empty for the machine that built the engine.
         size_bytes: The engine file.
@@ -46,6 +50,7 @@ class Candidate:
         memory_bytes: Peak memory while it runs; None when not measured.
         outputs_ok: Whether the timed outputs were right.
         void: Why its measurement is void (grade F); empty when it is not.
+        unmeasured: Why it could not be measured where others were; empty when it was.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Candidate:
     outputs_ok: bool
     void: str = ""
     scored_on: str = ""
+    unmeasured: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +96,10 @@ def decide(candidates: Sequence[Candidate], budget: BudgetSection, compare: Comp
     Args:
         candidates: The first one is the uncompressed reference.
         budget: Floor and ceilings.
-        compare: Verdicts of the campaign; None when nothing was measured.
+        compare: Verdicts of the campaign; None when nothing was measured. Never asked of one that was not measured.
     """
+    if all(candidate.unmeasured for candidate in candidates):
+        candidates, compare = [replace(candidate, unmeasured="") for candidate in candidates], None
     reference = candidates[0]
     missed = {candidate.name: _excesses(candidate, reference, budget) for candidate in candidates}
     of_each: dict[str, list[str]] = {name: [excess.text for excess in excesses] for name, excesses in missed.items()}
@@ -125,6 +133,13 @@ def _challenge(challenger: Candidate, best: Candidate, compare: Comparer | None)
             smaller,
             f"latency was not measured; {'smaller' if smaller else 'not smaller'} than {best.name} ({sizes})",
         )
+    if challenger.unmeasured or best.unmeasured:
+        return _not_both_measured(challenger, best, sizes)
+    return _compared(challenger, best, compare, sizes)
+
+
+def _compared(challenger: Candidate, best: Candidate, compare: Comparer, sizes: str) -> tuple[bool, str]:
+    smaller = challenger.size_bytes < best.size_bytes
     void = next((item for item in (challenger, best) if item.void), None)
     if void is not None:
         return False, f"not shown to be faster: the measurement of {void.name} is void ({void.void})"
@@ -139,6 +154,15 @@ def _challenge(challenger: Candidate, best: Candidate, compare: Comparer | None)
         return False, f"{verdict}: {times}"
     withheld = f"; {found['reason']}" if found.get("reason") else ""
     return False, f"not shown to be faster: {times}{withheld or blocks_text(found)}"
+
+
+def _not_both_measured(challenger: Candidate, best: Candidate, sizes: str) -> tuple[bool, str]:
+    if not best.unmeasured:
+        return False, f"not shown to be faster: it is not measured ({challenger.unmeasured})"
+    if not challenger.unmeasured:
+        return True, f"measured, which {best.name} is not ({best.unmeasured})"
+    smaller = challenger.size_bytes < best.size_bytes
+    return smaller, f"neither it nor {best.name} is measured; {'' if smaller else 'not '}smaller: {sizes}"
 
 
 def blocks_text(found: Mapping[str, Any]) -> str:
@@ -169,6 +193,10 @@ def _percent(ratio: float) -> str:
 
 def _excesses(candidate: Candidate, reference: Candidate, budget: BudgetSection) -> list[_Excess]:
     found = [] if candidate.outputs_ok else [_Excess(text="its outputs were wrong while it was timed", ratio=_WRONG)]
+    ceilings = [key for key in ("latency_ms", "memory_mb") if getattr(budget, key) is not None]
+    if candidate.unmeasured and ceilings:
+        text = f"not measured, so nobody knows whether it meets {' and '.join(ceilings)}: {candidate.unmeasured}"
+        found.append(_Excess(text=text, ratio=_UNKNOWN))
     floor = reference.accuracy - budget.accuracy_drop
     if candidate.accuracy < floor - _ROUNDING:
         where = f" on device {candidate.scored_on}" if candidate.scored_on else ""
@@ -177,7 +205,7 @@ def _excesses(candidate: Candidate, reference: Candidate, budget: BudgetSection)
             f"(reference {reference.accuracy:.4f})"
         )
         found.append(_Excess(text=text, ratio=(floor - candidate.accuracy) / max(budget.accuracy_drop, 0.001)))
-    ceilings = (
+    limits = (
         ("latency", candidate.latency_ms, budget.latency_ms, "ms", "latency_ms"),
         ("peak memory", _in_mib(candidate.memory_bytes), budget.memory_mb, "MiB", "memory_mb of recipe or target"),
         (
@@ -188,7 +216,7 @@ def _excesses(candidate: Candidate, reference: Candidate, budget: BudgetSection)
             "size_mb of the recipe, or the target's storage_mb",
         ),
     )
-    for subject, value, ceiling, unit, key in ceilings:
+    for subject, value, ceiling, unit, key in limits:
         if value is not None and ceiling is not None and value > ceiling:
             text = f"{subject} {value:.4g} {unit} is over the ceiling {ceiling:.4g} {unit} ({key})"
             found.append(_Excess(text=text, ratio=value / ceiling - 1))

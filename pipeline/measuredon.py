@@ -52,7 +52,10 @@ def measured_on(name: str, profile: TargetProfile, ask: AskDevice | None = None)
         return _here(profile)
     facts = (ask or _ask)(name)
     _check_fits(name, facts, profile)
-    return MeasuredOn(name=name, fingerprint=f"{facts.fingerprint} / onnxruntime {facts.runtime_version or 'unknown'}")
+    versions = {"onnxruntime": facts.runtime_version or "unknown"}
+    versions |= {key: str(facts.raw[key]) for key in _runtimes(profile) if facts.raw.get(key)}
+    told = " / ".join(f"{runtime} {version}" for runtime, version in versions.items())
+    return MeasuredOn(name=name, fingerprint=f"{facts.fingerprint} / {told}")
 
 
 def _here(profile: TargetProfile) -> MeasuredOn:
@@ -62,6 +65,15 @@ def _here(profile: TargetProfile) -> MeasuredOn:
             f"target {profile.name!r} cannot be measured on this machine",
             f"it needs {_needs(profile)}; this is {machine.arch()} without them, and no other device is named",
             f"name a registered device that has them: --device NAME (`edgepress devices list`), or {_WITHOUT}",
+        )
+    from pipeline.stages.answers import runs_here
+
+    plain = profile.choices().values()
+    if all(other.engine.name != "onnxruntime" for other in plain) and all(whys := [runs_here(one) for one in plain]):
+        raise DeviceError(
+            f"no engine of target {profile.name!r} runs on this machine",
+            "; ".join(f"{one.engine.name}: {why}" for one, why in zip(plain, whys, strict=True)),
+            f"name a registered device that runs one: --device NAME (`edgepress devices list`), or {_WITHOUT}",
         )
     return MeasuredOn(name=LOCAL, fingerprint=machine.fingerprint())
 
@@ -77,6 +89,19 @@ def _check_fits(name: str, facts: DeviceFacts, profile: TargetProfile) -> None:
             f"{lacks}; the target's engines need {_needs(profile)}",
             f"choose the target that the device is (--target, `edgepress targets list`), another device, or {_WITHOUT}",
         )
+
+    runtimes = _runtimes(profile)
+    if runtimes and all(key in facts.raw and facts.raw[key] is None for key in runtimes):
+        raise DeviceError(
+            f"device {name!r} cannot run target {profile.name!r}",
+            f"its engines need one of: {', '.join(runtimes)}; none is installed there",
+            f"install one on the device, choose another device, or {_WITHOUT}",
+        )
+
+
+def _runtimes(profile: TargetProfile) -> tuple[str, ...]:
+    """What a device calls the runtimes of the target's engines, in order of preference."""
+    return tuple(dict.fromkeys(one.engine.name.replace("-", "_") for one in profile.choices().values()))
 
 
 def _needs(profile: TargetProfile) -> str:

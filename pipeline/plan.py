@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.artifacts import Artifact, Verdict
@@ -24,7 +24,18 @@ class Chosen:
     among: tuple[str, ...]
 
 
-Source = str | tuple[str, ...] | Chosen
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drops:
+    """What became of candidates that were dropped: no artifact, yet part of the key of the stage that tells it.
+
+    Attributes:
+        among: Names of the nodes that may have been dropped.
+    """
+
+    among: tuple[str, ...]
+
+
+Source = str | tuple[str, ...] | Chosen | Drops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +47,21 @@ class Node:
         title: One line for people.
         stage: What runs.
         inputs: For each field of the stage's ``consumes``: the node or nodes whose artifact goes in.
+        optional: When it fails, the run goes on without it and without what needs it; where several go in, it is left
+            out. Nothing of the failure is kept.
     """
 
     name: str
     title: str
     stage: Stage[Any]
     inputs: Mapping[str, Source]
+    optional: bool = False
+
+    @property
+    def candidate(self) -> str:
+        """Name of the candidate that it builds; empty when it builds none."""
+        kind, _, name = self.name.partition(":")
+        return name if kind == "build" else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +72,29 @@ class Plan:
 
     def __post_init__(self) -> None:
         made: dict[str, type[Artifact]] = {}
+        optional: set[str] = set()
         for node in self.nodes:
             assert node.name not in made, f"two nodes are called {node.name}"
             _check_types(node, made)
+            assert node.optional or not optional & _single(node), f"{node.name} cannot do without what is optional"
             made[node.name] = node.stage.produces
+            optional |= {node.name} if node.optional else set()
+
+    def dependants(self, name: str) -> tuple[Node, ...]:
+        """The nodes that cannot run without the node ``name``, in order."""
+        lost = {name}
+        found = []
+        for node in self.nodes:
+            if lost & _single(node):
+                lost.add(node.name)
+                found.append(node)
+        return tuple(found)
 
     def until(self, stage: str) -> Plan:
-        """The part of the plan that the nodes of ``stage`` need, those nodes included."""
+        """The part of the plan that the nodes of ``stage`` need, those nodes included.
+
+        A node that is called like the stage was asked for: it is not optional there.
+        """
         by_name = {node.name: node for node in self.nodes}
         wanted: set[str] = set()
         pending = [node.name for node in self.nodes if node.stage.name == stage]
@@ -67,20 +103,31 @@ class Plan:
             if name not in wanted:
                 wanted.add(name)
                 pending += [source for inputs in by_name[name].inputs.values() for source in source_names(inputs)]
-        return Plan(nodes=tuple(node for node in self.nodes if node.name in wanted))
+        kept = (node for node in self.nodes if node.name in wanted)
+        return Plan(nodes=tuple(replace(node, optional=node.optional and node.name != stage) for node in kept))
 
 
 def source_names(source: Source) -> tuple[str, ...]:
     """Names of all nodes that ``source`` may draw on."""
     if isinstance(source, Chosen):
         return (source.verdict, *source.among)
+    if isinstance(source, Drops):
+        return source.among
     return (source,) if isinstance(source, str) else source
+
+
+def _single(node: Node) -> set[str]:
+    """The nodes that this one needs each of."""
+    return {source for source in node.inputs.values() if isinstance(source, str)}
 
 
 def _check_types(node: Node, made: Mapping[str, type[Artifact]]) -> None:
     wanted = typing.get_type_hints(node.stage.consumes)
     assert wanted.keys() == node.inputs.keys(), f"{node.name} takes {sorted(wanted)}, is given {sorted(node.inputs)}"
     for field, source in node.inputs.items():
+        if isinstance(source, Drops):
+            assert set(source.among) <= made.keys(), f"{node.name} tells of nodes that come later or never"
+            continue
         allowed = _artifact_types(wanted[field])
         if isinstance(source, Chosen):
             assert made[source.verdict] is Verdict, f"{source.verdict} is no verdict"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import tomllib
@@ -12,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from targets.errors import Fault, InputError, UsageError, faults_error
+from pipeline.recipe_faults import consistency_faults
+from targets.errors import InputError, UsageError, faults_error
 from targets.faults import faults_of, read_toml
 from targets.profile import DeviceName
 
@@ -20,6 +20,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Algorithm = Literal["spare", "equalize", "smooth", "ranges", "bias", "rounding"]
+Format = Literal["fp16", "bf16", "int8-dynamic", "int8-weights", "int4-weights"]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -84,7 +85,13 @@ class DistillSection(_Section):
 
 
 class QuantizeSection(_Section):
-    """int8: how ranges are measured, what is tried, and what happens below the accuracy floor."""
+    """int8: how ranges are measured, what is tried, and what happens below the accuracy floor; and other formats."""
+
+    formats: Annotated[
+        Annotated[Literal["auto"], Tag("text")] | Annotated[list[Format], Tag("list")],
+        Discriminator(lambda value: "text" if isinstance(value, str) else "list"),
+        Field(description="beside fp32 and int8; auto: what the target names and this model can gain from; []: none"),
+    ] = "auto"
 
     method: Annotated[
         Literal["auto", "minmax", "moving_average", "percentile", "entropy", "mse"],
@@ -119,6 +126,19 @@ class QuantizeSection(_Section):
         Literal["off", "auto"],
         Field(description="auto: layers go back to float, as few as needed, when all else misses the accuracy floor"),
     ] = "auto"
+
+
+class BuildSection(_Section):
+    """Which engines are built and compared."""
+
+    candidates: Annotated[
+        list[str] | None,
+        Field(
+            min_length=1,
+            description="just these, which then must not fail, and the float reference; by default all that the target "
+            "offers, without those that cannot be built",
+        ),
+    ] = None
 
 
 class ExportSection(_Section):
@@ -176,6 +196,7 @@ class Recipe(_Section):
     distill: DistillSection | None = None
     export: ExportSection = ExportSection()
     quantize: QuantizeSection = QuantizeSection()
+    build: BuildSection = BuildSection()
     budget: BudgetSection = BudgetSection()
     benchmark: BenchmarkSection = BenchmarkSection()
     folder: Annotated[Path, Field(exclude=True, repr=False)] = Path()
@@ -219,144 +240,6 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if faults:
         raise faults_error(f"recipe {file}", faults)
     return recipe
-
-
-def consistency_faults(recipe: Recipe) -> list[Fault]:
-    """What is wrong between the sections of a recipe whose keys are each valid."""
-    return [
-        *_args_faults("model.args", recipe.model.args),
-        *_args_faults("data.args", recipe.data.args),
-        *_model_faults(recipe),
-        *_data_faults(recipe),
-        *_training_faults(recipe),
-        *_budget_faults(recipe),
-    ]
-
-
-def _args_faults(where: str, value: object) -> list[Fault]:
-    """Arguments are part of cache keys: texts, finite numbers, yes or no, lists and tables of them."""
-    if isinstance(value, dict):
-        return [fault for key, item in value.items() for fault in _args_faults(f"{where}.{key}", item)]
-    if isinstance(value, list):
-        return [fault for index, item in enumerate(value) for fault in _args_faults(f"{where}.{index}", item)]
-    if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
-        return []
-    fix = "use a finite number" if isinstance(value, float) else "write it as a string, and let the factory read that"
-    return [Fault(where=where, what=f"{value} cannot be an argument", fix=fix)]
-
-
-def _model_faults(recipe: Recipe) -> list[Fault]:
-    model = recipe.model
-    if bool(model.factory) == bool(model.onnx):
-        return [
-            Fault(
-                where="model",
-                what="needs either `factory` or `onnx`",
-                fix='write factory = "model.py:make_net" or onnx = "net.onnx"',
-            )
-        ]
-    if model.onnx:
-        return [
-            Fault(
-                where=key,
-                what="cannot be used with an ONNX model, which has no PyTorch graph to train",
-                fix=f"remove {key}, or give model.factory",
-            )
-            for key, used in {
-                "model.weights": bool(model.weights),
-                "model.args": bool(model.args),
-                "export": "export" in recipe.model_fields_set,
-                "train": recipe.train,
-                "prune": recipe.prune,
-                "distill": recipe.distill,
-            }.items()
-            if used
-        ]
-    if bool(model.weights) == bool(recipe.train):
-        what = (
-            "there are both weights and [train]"
-            if model.weights
-            else "the model has neither weights nor a [train] section"
-        )
-        return [
-            Fault(
-                where="model.weights",
-                what=what,
-                fix="give one of them: trained weights, or [train] with `epochs = ...`",
-            )
-        ]
-    return []
-
-
-def _data_faults(recipe: Recipe) -> list[Fault]:
-    data = recipe.data
-    if bool(data.factory) == bool(data.npz):
-        return [
-            Fault(
-                where="data",
-                what="needs either `factory` or `npz`",
-                fix='write factory = "data.py:make_data" or npz = "data.npz"',
-            )
-        ]
-    faults = [
-        Fault(where=f"data.{key}", what="is only for a factory", fix=f"remove data.{key}, or use data.factory")
-        for key, used in {"args": data.args, "files": data.files}.items()
-        if data.npz and used
-    ]
-    faults += [
-        Fault(
-            where=key, what="needs a training split, and data.npz has none", fix=f"use data.factory, or remove [{key}]"
-        )
-        for key, used in {"train": recipe.train, "distill": recipe.distill}.items()
-        if data.npz and used
-    ]
-    clash = sorted(set(data.args) & set(data.files))
-    if clash:
-        faults.append(Fault(where=f"data.files.{clash[0]}", what="is also in data.args", fix="rename one of them"))
-    return faults
-
-
-def _training_faults(recipe: Recipe) -> list[Fault]:
-    faults = []
-    if recipe.distill and not recipe.prune:
-        faults.append(
-            Fault(
-                where="distill",
-                what="there is nothing to recover without [prune]",
-                fix="add [prune], or remove [distill]",
-            )
-        )
-    if recipe.task == "fidelity":
-        faults += [
-            Fault(
-                where=key,
-                what="needs labels, and task `fidelity` has none",
-                fix=f'use task = "classification", or remove [{key}]',
-            )
-            for key, used in {"train": recipe.train, "distill": recipe.distill}.items()
-            if used
-        ]
-    return faults
-
-
-def _budget_faults(recipe: Recipe) -> list[Fault]:
-    """A ceiling that nobody measures would count as met; a device that nobody measures on was meant to be used."""
-    faults = [
-        Fault(
-            where="benchmark.device",
-            what="is not used with benchmark.measure = false",
-            fix="set benchmark.measure = true, or remove benchmark.device (--device)",
-        )
-    ]
-    return (faults if recipe.benchmark.device is not None and not recipe.benchmark.measure else []) + [
-        Fault(
-            where=f"budget.{key}",
-            what="cannot be checked with benchmark.measure = false",
-            fix=f"set benchmark.measure = true, or remove budget.{key}",
-        )
-        for key in ("latency_ms", "memory_mb")
-        if not recipe.benchmark.measure and getattr(recipe.budget, key) is not None
-    ]
 
 
 def _override(data: dict[str, Any], override: str) -> None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, final
 
 from pipeline.artifacts import Artifact
 from pipeline.data.loaded import LoadedData
-from pipeline.events import Notice, Observer, StageFinished, StageProgress, StageStarted
-from pipeline.plan import Chosen, Node, Plan, Source
-from pipeline.stages.base import Context, configuration
+from pipeline.dropping import dropped_by, is_own_failure, withdrawn_by
+from pipeline.events import CandidateDropped, Notice, Observer, StageFinished, StageProgress, StageStarted
+from pipeline.plan import Chosen, Drops, Node, Plan, Source
+from pipeline.stages.base import WITHDRAWN, Context, configuration
 from pipeline.store import Entry, Store, make_key
 from pipeline.store.place import measuring_folder
+from targets.errors import EdgepressError
 from targets.files import disk_guard
 
+State = Literal["stored", "to run", "optional", "not needed"]
 KEY_SCHEMA: Final = 1
 _OTHER_CACHE: Final = "choose another cache with EDGEPRESS_CACHE"
 
@@ -43,31 +46,50 @@ def run_plan(plan: Plan, store: Store, observer: Observer) -> dict[str, Outcome]
     """Brings every node of ``plan`` into the store, in order.
 
     Finished stages stay in the store whatever happens after them, so an interrupted run continues where it stopped.
+
+    Returns:
+        By name, the nodes that could be had: an optional one that failed is not there, nor what needs it.
     """
     run = _Run(store=store, observer=observer)
     with ExitStack() as stack:
         stack.enter_context(store.session())
         run.folders = stack.enter_context(store.scratch())
         for node in plan.nodes:
-            run.outcomes[node.name] = run.bring(node)
+            run.try_to_bring(plan, node)
     return run.outcomes
 
 
-def cached_state(plan: Plan, store: Store) -> dict[str, bool | None]:
-    """For each node whether the store has it; None where that depends on a node that has not run yet."""
+def cached_state(plan: Plan, store: Store) -> dict[str, State]:
+    """For each node whether the store has it.
+
+    What is ``optional`` may fail, and no failure is kept: until it ran, nobody knows, and what takes it with others has
+    yet to run. What is ``not needed`` has nothing to offer for this model, as a stored stage found.
+    """
     run = _Run(store=store, observer=lambda _event: None)
-    state: dict[str, bool | None] = {}
+    state: dict[str, State] = {}
     for node in plan.nodes:
-        try:
-            key = run.key(node)
-        except KeyError:
-            state[node.name] = None
+        if node.name in run.gone:
+            state[node.name] = "not needed"
             continue
-        entry = store.reuse(key)
-        state[node.name] = entry is not None
-        if entry is not None:
-            run.outcomes[node.name] = Outcome(node=node, entry=entry, reused=True)
+        try:
+            entry = store.reuse(run.key(node))
+        except KeyError:
+            entry = None
+        if entry is None:
+            state[node.name] = "optional" if node.optional else "to run"
+            continue
+        state[node.name] = "stored"
+        run.keep(plan, Outcome(node=node, entry=entry, reused=True))
     return state
+
+
+@final
+class _OwnFailure(Exception):
+    """An optional stage failed by itself; not an error of the store around it."""
+
+    def __init__(self, error: EdgepressError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 @dataclass(slots=True)
@@ -75,8 +97,34 @@ class _Run:
     store: Store
     observer: Observer
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    dropped: list[CandidateDropped] = field(default_factory=list)
     folders: Path = Path()
     data: LoadedData = field(default_factory=LoadedData)
+
+    def try_to_bring(self, plan: Plan, node: Node) -> None:
+        """Brings a node into the store; without it where it is optional and fails, or needs what is gone."""
+        if node.name in self.gone:
+            return
+        try:
+            self.keep(plan, self.bring(node))
+        except _OwnFailure as failure:
+            self._lose(plan, node, dropped_by(plan, node, failure.error))
+
+    def keep(self, plan: Plan, outcome: Outcome) -> None:
+        """Notes a node that is in the store, which may be there to say that it has nothing to offer."""
+        reason = outcome.entry.meta.get(WITHDRAWN)
+        if reason is None:
+            self.outcomes[outcome.node.name] = outcome
+            return
+        assert outcome.node.optional, f"{outcome.node.name} was asked for and withdraws"
+        self._lose(plan, outcome.node, withdrawn_by(plan, outcome.node, str(reason)))
+
+    def _lose(self, plan: Plan, node: Node, dropped: Sequence[CandidateDropped]) -> None:
+        self.gone |= {node.name, *(other.name for other in plan.dependants(node.name))}
+        self.dropped += dropped
+        for event in dropped:
+            self.observer(event)
 
     def bring(self, node: Node) -> Outcome:
         key = self.key(node)
@@ -109,7 +157,11 @@ class _Run:
             return self.outcomes[self._chosen(source)].entry.digest
         if isinstance(source, str):
             return self.outcomes[source].entry.digest
-        return [[name, self.outcomes[name].entry.digest] for name in source]
+        if isinstance(source, Drops):
+            if unknown := set(source.among) - self.outcomes.keys() - self.gone:
+                raise KeyError(*unknown)
+            return [configuration(item) for item in self.dropped]
+        return [[name, self.outcomes[name].entry.digest] for name in source if name not in self.gone]
 
     def _chosen(self, source: Chosen) -> str:
         name = str(self.outcomes[source.verdict].entry.meta["chosen"])
@@ -130,17 +182,24 @@ class _Run:
                 data=self.data,
             )
             started_s = time.monotonic()
-            with disk_guard(f"running stage {node.name!r}", path=work, hint=_OTHER_CACHE):
-                results = dict(node.stage.run(inputs, out, context))
-            node.stage.verify(inputs, out, results)
+            try:
+                with disk_guard(f"running stage {node.name!r}", path=work, hint=_OTHER_CACHE):
+                    results = dict(node.stage.run(inputs, out, context))
+                node.stage.verify(inputs, out, results)
+            except EdgepressError as error:
+                if node.optional and is_own_failure(error):
+                    raise _OwnFailure(error) from error
+                raise
             wall_s = round(time.monotonic() - started_s, 3)
             return self.store.publish(
                 out, key, stage=node.name, meta=results, measured=node.stage.measured, notes={"wall_s": wall_s}
             )
 
-    def _artifacts(self, source: Source) -> Artifact | tuple[Artifact, ...]:
+    def _artifacts(self, source: Source) -> Artifact | tuple[Artifact, ...] | tuple[CandidateDropped, ...]:
+        if isinstance(source, Drops):
+            return tuple(self.dropped)
         if isinstance(source, tuple):
-            return tuple(self._artifact(name) for name in source)
+            return tuple(self._artifact(name) for name in source if name not in self.gone)
         return self._artifact(self._chosen(source) if isinstance(source, Chosen) else source)
 
     def _artifact(self, name: str) -> Artifact:

@@ -7,6 +7,7 @@
     ├── InputError                 3    recipe, model, weights, data or profile are wrong (the user can mend them)
     ├── RefusedError               4    refused for security
     ├── EnvironmentFailure         5    disk, memory, permission, time: the machine cannot do it now
+    │   └── DiskFailure            5    the disk is full, read-only or broken
     ├── DeviceError                6    the target device or its runtime failed
     │   └── DeviceLost             6    the device stopped answering in mid-work
     ├── BudgetError                7    everything worked, and nothing meets the budget
@@ -101,6 +102,10 @@ class EnvironmentFailure(EdgepressError):
     exit_code = 5
 
 
+class DiskFailure(EnvironmentFailure):
+    """The disk is full, read-only or broken, or a file may not be written: the next stage would meet it too."""
+
+
 class DeviceError(EdgepressError):
     """The target device or its runtime failed."""
 
@@ -130,6 +135,7 @@ _BY_NAME: Final[Mapping[str, type[EdgepressError]]] = {
         InputError,
         RefusedError,
         EnvironmentFailure,
+        DiskFailure,
         DeviceError,
         DeviceLost,
         BudgetError,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -44,40 +45,75 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
 
 
 def _fault(item: Mapping[str, Any], model: type[BaseModel]) -> Fault:
-    where = ".".join(str(part) for part in item["loc"])
+    path, parent = _path(item["loc"], model)
+    where = ".".join(path)
     kind, value, context = item["type"], item["input"], item.get("ctx", {})
     if kind == "extra_forbidden":
-        parent = ".".join(str(part) for part in item["loc"][:-1])
-        table = f"[{parent}]" if parent else "the top level"
-        fix = f"remove it from {table}, or {_near_key(item['loc'], model)}"
-        return Fault(where=where, what="there is no such key", fix=fix)
+        table = f"[{'.'.join(path[:-1])}]" if path[1:] else "the top level"
+        near = nearest(path[-1], parent.model_fields) if parent else "check its spelling"
+        return Fault(where=where, what="there is no such key", fix=f"remove it from {table}, or {near}")
     if kind == "missing":
-        return Fault(where=where, what="is missing", fix=f"add `{item['loc'][-1]} = ...`")
+        number = isinstance(item["loc"][-1], int)
+        return Fault(where=where, what="is missing", fix="give one more value" if number else f"add `{path[-1]} = ...`")
     if kind in {"literal_error", "enum"}:
         return Fault(
             where=where, what=f"{value!r} is not allowed", fix=f"use {context.get('expected', 'an allowed value')}"
         )
-    if kind == "model_type":
+    if kind in {"union_tag_invalid", "union_tag_not_found"}:
+        return _no_such_kind(where, parent, value, context)
+    if kind in {"model_type", "model_attributes_type"}:
         return Fault(where=where, what=f"{_short(value)} is no table", fix=f"write a section [{where}] with its keys")
     message = str(item["msg"]).removeprefix("Value error, ")
     return Fault(where=where, what=f"{_short(value)} is not valid", fix=message[:1].lower() + message[1:])
 
 
-def _near_key(loc: Sequence[str | int], model: type[BaseModel]) -> str:
-    current: type[BaseModel] | None = model
-    for part in loc[:-1]:
-        current = _submodel(current, str(part)) if current else None
-    return nearest(str(loc[-1]), current.model_fields) if current else "check its spelling"
+def _no_such_kind(where: str, parent: type[BaseModel] | None, value: object, context: Mapping[str, Any]) -> Fault:
+    """A table whose one key says which kind it is lacks that key, or says what there is not."""
+    key = str(context["discriminator"]).strip("'")
+    field = parent.model_fields.get(where.rpartition(".")[2]) if parent else None
+    kinds = [choice for member in _members(field.annotation if field else None) for choice in _choices(member, key)]
+    if "tag" not in context:
+        fix = f'add `{key} = "{kinds[0]}"`' if kinds else f"add `{key} = ...`"
+        return Fault(where=f"{where}.{key}", what="is missing", fix=f"{fix}; known: {', '.join(kinds)}")
+    given = value.get(key) if isinstance(value, dict) else value
+    return Fault(where=f"{where}.{key}", what=f"{_short(given)} is not allowed", fix=nearest(str(given), kinds))
 
 
-def _submodel(model: type[BaseModel], field: str) -> type[BaseModel] | None:
-    info = model.model_fields.get(field)
-    if info is None:
-        return None
-    for candidate in (info.annotation, *get_args(info.annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+def _path(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
+    """Where in the file: pydantic's path without the kinds of tables that it adds; and the table that holds the key."""
+    path: list[str] = []
+    parent: type[BaseModel] | None = None
+    current: Any = model
+    for part in loc:
+        members = _members(current)
+        chosen = [member for member in members if any(part in _choices(member, key) for key in member.model_fields)]
+        if len(members) > 1 and len(chosen) == 1:
+            current = chosen[0]
+            continue
+        path.append(str(part))
+        parent = members[0] if members else None
+        current = _inside(current, parent, part)
+    return path, parent
+
+
+def _inside(annotation: Any, table: type[BaseModel] | None, part: str | int) -> Any:  # noqa: ANN401 - an annotation
+    """What stands behind one step of a path."""
+    if isinstance(part, int):
+        return next(iter(get_args(annotation)), None)
+    field = table.model_fields.get(part) if table else None
+    return field.annotation if field else None
+
+
+def _members(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - an annotation
+    """The tables that an annotation allows."""
+    candidates = (annotation, *(get_args(annotation) if get_origin(annotation) in {Union, UnionType} else ()))
+    return [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
+
+
+def _choices(table: type[BaseModel], key: str) -> tuple[Any, ...]:
+    """The texts that a key of a table allows, empty where it allows others too."""
+    field = table.model_fields.get(key)
+    return get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
 
 
 def _short(value: object, limit: int = 80) -> str:

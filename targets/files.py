@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from targets.errors import EnvironmentFailure
+from targets.errors import DiskFailure, EnvironmentFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,7 @@ def fsync_folder(path: Path) -> None:
 def disk_guard(
     action: str, *, path: Path | None = None, size_bytes: int = 0, hint: str = "", only: frozenset[int] | None = None
 ) -> Iterator[None]:
-    """Translates any OSError inside into an EnvironmentFailure.
+    """Translates any OSError inside into a DiskFailure.
 
     Args:
         action: What is being done, as a gerund: ``writing 'model.onnx' (38.2 MB) to /cache``.
@@ -77,7 +77,7 @@ def disk_guard(
         only: Error numbers to translate; all when not given.
 
     Raises:
-        EnvironmentFailure: The operating system refused.
+        DiskFailure: The operating system refused.
     """
     try:
         yield
@@ -85,7 +85,7 @@ def disk_guard(
         if only is not None and error.errno not in only:
             raise
         place = path or (Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None)
-        raise EnvironmentFailure(
+        raise DiskFailure(
             f"{action} failed", _reason(error, place), _remedy(error, size_bytes) + (f", or {hint}" if hint else "")
         ) from error
 

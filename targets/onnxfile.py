@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import stat
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypedDict
 
-from targets.errors import InputError, RefusedError
+from targets.errors import InputError
+from targets.onnxtensors import check_values, external_bytes, load_external, load_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     import onnx
 
 MAX_FILE_BYTES: Final = 2 * 1024**3
+MAX_OUTSIDE_BYTES: Final = 64 * 1024**3
+ONE_FILE_BYTES: Final = 2 * 1024**3 - 64 * 1024**2
+"""More weights than this stay outside the graph: protobuf ends at 2 GiB, and the graph needs some room itself."""
 MAX_NODES: Final = 1_000_000
 MAX_ELEMENTS: Final = 2 * 1024**3
 OPSETS: Final = range(11, 24)
@@ -53,20 +58,80 @@ def open_onnx(
         InputError: Missing, empty, truncated, no ONNX model, too large, wrong opset, or NaN or Inf in a tensor.
         RefusedError: External data outside the model's folder, behind a link, or past the end of its file.
     """
+    model, _ = _parsed(path, max_bytes, max_nodes)
+    tensors = _sized(path, model, max_elements)
+    load_external(path, tensors, max_bytes - path.stat().st_size)
+    for tensor in tensors:
+        check_values(path, tensor)
+    return model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A model as `open_stored` found it.
+
+    Attributes:
+        path: Its file.
+        model: The graph; weights are in it, or still outside in the files that it names.
+        outside: Whether large weights are still outside.
+        changed: Whether the graph is no longer what the file says (weights that the file lists as inputs too).
+    """
+
+    path: Path
+    model: onnx.ModelProto
+    outside: bool
+    changed: bool
+
+
+def open_stored(
+    path: Path, *, max_bytes: int = MAX_OUTSIDE_BYTES, max_nodes: int = MAX_NODES, max_elements: int = MAX_ELEMENTS
+) -> Stored:
+    """What `open_onnx` gives, or for a model that no single protobuf can hold the graph with its weights left outside.
+
+    Every check is the same: weights outside are read once, piece by piece.
+
+    Args:
+        path: An ``.onnx`` file.
+        max_bytes: Limit for the file and its external data together.
+        max_nodes: As for `open_onnx`.
+        max_elements: As for `open_onnx`.
+
+    Raises:
+        InputError: As for `open_onnx`.
+        RefusedError: As for `open_onnx`.
+    """
+    model, changed = _parsed(path, MAX_FILE_BYTES, max_nodes)
+    tensors = _sized(path, model, max_elements)
+    inside, outside = path.stat().st_size, external_bytes(path, tensors)
+    if inside + outside > max_bytes:
+        raise InputError(
+            f"{path.name} has {inside + outside} bytes of weights", f"the limit is {max_bytes}", "use a smaller model"
+        )
+    large = outside > 0 and inside + outside > ONE_FILE_BYTES
+    if large:
+        load_small(path, tensors)
+    else:
+        load_external(path, tensors, outside)
+    for tensor in tensors:
+        check_values(path, tensor)
+    return Stored(path=path, model=model, outside=large, changed=changed)
+
+
+def _parsed(path: Path, max_bytes: int, max_nodes: int) -> tuple[onnx.ModelProto, bool]:
     model = _parse(path, _read(path, max_bytes))
     _check_opset(path, model)
-    _unlist_weights(model)
-    graphs = _graphs(model)
-    nodes = sum(len(nodes) for nodes in graphs)
+    changed = _unlist_weights(model)
+    nodes = sum(len(nodes) for nodes in _graphs(model))
     if nodes > max_nodes:
         raise InputError(f"{path.name} has {nodes} nodes", f"the limit is {max_nodes}", "use a smaller model")
-    tensors = [*_tensors(model)]
+    return model, changed
+
+
+def _sized(path: Path, model: onnx.ModelProto, max_elements: int) -> list[onnx.TensorProto]:
+    tensors = [*every_tensor(model)]
     for tensor in tensors:
         _check_size(path, tensor, max_elements)
-    _load_external(path, tensors, max_bytes - path.stat().st_size)
-    for tensor in tensors:
-        _check_values(path, tensor)
-    return model
+    return tensors
 
 
 def io_of(model: onnx.ModelProto) -> ModelIo:
@@ -176,13 +241,20 @@ def _check_opset(path: Path, model: onnx.ModelProto) -> None:
         )
 
 
-def _unlist_weights(model: onnx.ModelProto) -> None:
-    """Drops inputs that only give a weight's default value: no runtime folds or fuses a weight that may be fed."""
+def _unlist_weights(model: onnx.ModelProto) -> bool:
+    """Drops inputs that only give a weight's default value: no runtime folds or fuses a weight that may be fed.
+
+    Returns:
+        Whether anything changed.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) == len(model.graph.input) and model.ir_version >= _FREE_WEIGHTS_IR:
+        return False
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, _FREE_WEIGHTS_IR)
+    return True
 
 
 def _graphs(model: onnx.ModelProto) -> list[list[onnx.NodeProto]]:
@@ -202,7 +274,7 @@ def _walk(model: onnx.ModelProto) -> Iterator[tuple[Iterable[onnx.NodeProto], on
                 todo += [(subgraph.node, subgraph) for subgraph in inner]
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def every_tensor(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor stored in the model: dense and sparse initializers and attributes, subgraphs included."""
     for nodes, graph in _walk(model):
         sparse = [*graph.sparse_initializer] if graph is not None else []
@@ -228,88 +300,4 @@ def _check_size(path: Path, tensor: onnx.TensorProto, max_elements: int) -> None
             f"tensor {tensor.name!r} of {path.name} has shape {dims}",
             f"no dimension may be negative, and {max_elements} elements are the limit",
             "export the model again",
-        )
-
-
-def _load_external(path: Path, tensors: list[onnx.TensorProto], budget_bytes: int) -> None:
-    import onnx
-    from onnx.external_data_helper import uses_external_data
-
-    left = budget_bytes
-    for tensor in (tensor for tensor in tensors if uses_external_data(tensor)):
-        facts = {entry.key: entry.value for entry in tensor.external_data}
-        file = _contained(path, tensor.name, facts.get("location", ""))
-        offset, length = _slice(path, tensor.name, facts, file.stat().st_size)
-        left -= length
-        if left < 0:
-            raise InputError(
-                f"the external data of {path.name} are too large",
-                f"{budget_bytes} bytes are the limit, reached at tensor {tensor.name!r}",
-                "use a smaller model",
-            )
-        with file.open("rb") as stream:
-            stream.seek(offset)
-            tensor.raw_data = stream.read(length)
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
-
-
-def _contained(path: Path, name: str, location: str) -> Path:
-    """The file of an external tensor: below the model's folder, regular, and reached through no link."""
-    parts = PurePosixPath(location).parts
-    outside = PurePosixPath(location).is_absolute() or ".." in parts or bool(PureWindowsPath(location).drive)
-    if not parts or outside or "\\" in location or "\0" in location:
-        raise _refused(path, name, location, "external data must lie in the model's own folder")
-    file = path.parent
-    for part in parts:
-        file /= part
-        if file.is_symlink():
-            raise _refused(path, name, location, f"{part!r} is a symbolic link")
-    if not file.is_file():
-        raise _refused(path, name, location, "there is no such regular file beside the model")
-    return file
-
-
-def _slice(path: Path, name: str, facts: dict[str, str], size: int) -> tuple[int, int]:
-    location = facts["location"]
-    try:
-        offset = int(facts.get("offset", "0"))
-        length = int(facts.get("length", str(size - offset)))
-    except ValueError:
-        raise _refused(path, name, location, "its offset or length is no number") from None
-    if offset < 0 or length < 0 or offset + length > size:
-        raise _refused(path, name, location, f"bytes {offset} to {offset + length} of a file of {size} bytes")
-    return offset, length
-
-
-def _refused(path: Path, name: str, location: str, why: str) -> RefusedError:
-    return RefusedError(
-        f"tensor {name!r} of {path.name} points to external data {location!r}",
-        why,
-        "put the data file into the model's folder, or export the model again as one file",
-    )
-
-
-def _check_values(path: Path, tensor: onnx.TensorProto) -> None:
-    import numpy as np
-    import onnx
-
-    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
-    try:
-        array = onnx.numpy_helper.to_array(tensor)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"tensor {tensor.name!r} of {path.name} cannot be read",
-            f"its data do not fit its shape {[*tensor.dims]} and type {tensor.data_type}",
-            "export the model again",
-        ) from error
-    if tensor.data_type not in floats:
-        return
-    bad = ~np.isfinite(array.astype(np.float32) if tensor.data_type == onnx.TensorProto.BFLOAT16 else array)
-    if count := int(bad.sum()):
-        first = [int(axis) for axis in np.argwhere(bad)[0]]
-        raise InputError(
-            f"weight {tensor.name!r} of {path.name} has {count} NaN or Inf (first at {first})",
-            "such a model computes nothing useful and cannot be quantised",
-            "find the training step that produced them and export again",
         )

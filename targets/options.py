@@ -64,14 +64,12 @@ class OpenVinoOptions(Section):
         name: The engine.
         device: The plugin that runs it.
         threads: Threads of the CPU plugin.
-        allow_spinning: Whether idle worker threads spin.
         denormal_as_zero: Whether subnormal numbers are flushed.
     """
 
     name: Literal["openvino"]
     device: Literal["CPU", "GPU", "NPU"] = "CPU"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    allow_spinning: bool = True
     denormal_as_zero: bool = True
 
 

@@ -1,108 +1,49 @@
-"""A hardware target: one TOML file, checked, with no logic behind it."""
+"""A hardware target: one TOML file, and what it extends, checked, with no logic behind it."""
 
 from __future__ import annotations
 
-import tomllib
+import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
 from targets import machine
-from targets.errors import EnvironmentFailure, Fault, InputError, faults_error, nearest
-from targets.faults import faults_of, read_toml
-from targets.options import ComputeCapability, EngineOptions, Precision, Section
-from targets.scheme import SCHEMES
+from targets.contradictions import contradictions
+from targets.errors import EnvironmentFailure, Fault, faults_error
+from targets.faults import faults_of
+from targets.inheritance import Layered, bundled_names, read_bundled, read_layers
+from targets.options import EngineOptions, Section
+from targets.sections import (
+    LOCAL,
+    Alternative,
+    Arch,
+    Detect,
+    DeviceName,
+    DeviceSection,
+    Hardware,
+    Pruning,
+    Quantization,
+)
 
-Arch = Literal["x86_64", "aarch64"]
+__all__ = [
+    "LOCAL",
+    "Alternative",
+    "Arch",
+    "DeviceName",
+    "DeviceSection",
+    "Hardware",
+    "Pruning",
+    "Quantization",
+    "TargetProfile",
+    "ancestors",
+    "load_profile",
+    "profile_from",
+    "profile_names",
+]
+
 ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-DeviceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-AFFINITY: Final = r"^(default|big|little|[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?){0,63})$"
-LOCAL: Final = "local"
-
-
 _S = TypeVar("_S", bound=Section)
-
-
-class Hardware(Section):
-    """The machine class.
-
-    Attributes:
-        arch: Instruction set architecture, as ``uname -m`` says it.
-        isa: CPU features the engine may rely on, as /proc/cpuinfo spells them.
-        memory_mb: Memory that the engine and its runtime may use, in MiB.
-        storage_mb: Size that the engine file may have, in MiB.
-        compute_capability: Of its NVIDIA GPU, such as ``8.7``.
-        dla_cores: Deep-learning accelerators beside that GPU.
-    """
-
-    arch: Arch
-    isa: tuple[str, ...] = ()
-    memory_mb: Annotated[int, Field(gt=0)] | None = None
-    storage_mb: Annotated[int, Field(gt=0)] | None = None
-    compute_capability: ComputeCapability | None = None
-    dla_cores: Annotated[int, Field(ge=0, le=8)] = 0
-
-
-class Quantization(Section):
-    """What the target's int8 arithmetic wants.
-
-    Attributes:
-        scheme: Name of a dialect in `targets.scheme`.
-        precisions: Precisions worth building, one candidate each.
-    """
-
-    scheme: str
-    precisions: tuple[Precision, ...] = ("fp32", "int8")
-
-
-class Pruning(Section):
-    """What widths pay.
-
-    Attributes:
-        channel_alignment: Channel counts that fill the vector units are multiples of this.
-    """
-
-    channel_alignment: Annotated[int, Field(ge=1, le=256)] = 8
-
-
-class DeviceSection(Section):
-    """Where the target is measured, and within which limits.
-
-    Attributes:
-        name: ``local`` is the machine that runs edgepress; any other name is a device that ``edgepress devices add``
-            has registered.
-        affinity: CPUs that the engine may use: ``default``, ``big``, ``little``, or a list such as ``0,2-3``.
-        memory_limit_mb: Address space that a measured process may have, in MiB.
-    """
-
-    name: DeviceName = LOCAL
-    affinity: Annotated[str, Field(pattern=AFFINITY)] = "default"
-    memory_limit_mb: Annotated[int, Field(gt=0)] | None = None
-
-
-class Detect(Section):
-    """One row of a detecting profile: the first row whose demands this machine meets names the profile to follow."""
-
-    arch: Arch
-    isa: tuple[str, ...] = ()
-    like: str
-
-
-class Alternative(Section):
-    """Another engine worth trying on the same machine; measured against the first.
-
-    Attributes:
-        label: Its candidates are called ``label-int8`` and so on; the engine's name when empty.
-        engine: The engine.
-        quantization: What it wants.
-    """
-
-    label: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9-]{0,31})?$")] = ""
-    engine: EngineOptions
-    quantization: Quantization
 
 
 class TargetProfile(Section):
@@ -139,12 +80,9 @@ class _DetectingProfile(Section):
     detect: tuple[Detect, ...]
 
 
-_BUNDLED: Final = resources.files("targets") / "profiles"
-
-
 def profile_names() -> tuple[str, ...]:
     """Names of the profiles that come with edgepress, sorted."""
-    return tuple(sorted(entry.name[:-5] for entry in _BUNDLED.iterdir() if entry.name.endswith(".toml")))
+    return bundled_names()
 
 
 def load_profile(target: str) -> TargetProfile:
@@ -154,54 +92,86 @@ def load_profile(target: str) -> TargetProfile:
         InputError: There is no such profile, or its file is not valid (all faults at once).
         EnvironmentFailure: A detecting profile knows nothing like this machine.
     """
-    if target.endswith(".toml"):
-        subject, data = Path(target).name, read_toml(Path(target), "the target profile")
-    else:
-        subject, data = target, _bundled(target)
-    if "detect" not in data:
-        return _plain(subject, data)
-    detecting = _valid(_DetectingProfile, subject, data)
-    found = _detect(detecting.detect)
+    layered = read_layers(target, _followed)
+    if "detect" not in layered.tables:
+        return _checked(layered)
+    detecting = _valid(_DetectingProfile, layered)
+    found = _checked(read_layers(_fitting(detecting.detect), _followed))
     return found.model_copy(
         update={"name": detecting.name, "description": f"{detecting.description}: here like {found.name}"}
     )
 
 
-def _bundled(name: str) -> dict[str, Any]:
-    if name not in profile_names():
-        raise InputError(
-            f"there is no target called {name!r}",
-            nearest(name, profile_names()),
-            "`edgepress targets list` shows all; --target also takes the path of your own profile.toml",
-        )
-    return tomllib.loads((_BUNDLED / f"{name}.toml").read_text(encoding="utf-8"))
+def profile_from(subject: str, tables: Mapping[str, Any]) -> TargetProfile:
+    """The profile that these tables describe, without any file.
+
+    Args:
+        subject: What messages call it.
+        tables: As a file would say it, ``extends`` aside.
+
+    Raises:
+        InputError: They are not valid (all faults at once).
+    """
+    return _checked(Layered(subject=subject, tables=dict(tables), ancestors=(), origins={}))
 
 
-def _plain(subject: str, data: Mapping[str, Any]) -> TargetProfile:
-    profile = _valid(TargetProfile, subject, data)
-    if profile.quantization.scheme not in SCHEMES:
-        fault = Fault(
-            where="quantization.scheme",
-            what=f"{profile.quantization.scheme!r} is no known scheme",
-            fix=nearest(profile.quantization.scheme, SCHEMES),
-        )
-        raise faults_error(f"profile {subject!r}", [fault])
-    return profile
+def ancestors(target: str) -> tuple[str, ...]:
+    """What a profile extends, the nearest first: bundled names and names of files.
+
+    A detecting one extends the profile that it follows here.
+
+    Raises:
+        InputError, EnvironmentFailure: As `load_profile`.
+    """
+    layered = read_layers(target, _followed)
+    if "detect" not in layered.tables:
+        return layered.ancestors
+    like = _fitting(_valid(_DetectingProfile, layered).detect)
+    return (like, *read_layers(like, _followed).ancestors)
 
 
-def _valid(kind: type[_S], subject: str, data: Mapping[str, Any]) -> _S:
-    try:
-        return kind.model_validate(data, strict=False)
-    except ValidationError as error:
-        raise faults_error(f"profile {subject!r}", faults_of(error, kind)) from error
+def _followed(subject: str, tables: Mapping[str, Any]) -> str:
+    """The profile that a detecting parent follows on this machine."""
+    alone = Layered(subject=subject, tables=dict(tables), ancestors=(), origins={})
+    return _fitting(_valid(_DetectingProfile, alone).detect)
 
 
-def _detect(rows: Sequence[Detect]) -> TargetProfile:
+def _fitting(rows: Sequence[Detect]) -> str:
     for row in rows:
         if machine.provides(row.arch, row.isa):
-            return _plain(row.like, _bundled(row.like))  # what it follows must be a profile in full
+            if "detect" in read_bundled(row.like):  # what it follows must be a profile in full
+                fault = Fault(where="detect", what="it follows others in turn", fix="name a profile in full in `like`")
+                raise faults_error(f"profile {row.like!r}", [fault])
+            return row.like
     raise EnvironmentFailure(
         "no profile fits this machine",
         f"it is a {machine.arch()} machine with none of the CPU features that a bundled profile needs",
         "write a profile of your own and give its path with --target my-board.toml (see docs/targets.md)",
     )
+
+
+def _checked(layered: Layered) -> TargetProfile:
+    """The profile, when neither a key of it nor what the keys say together is wrong."""
+    faults: list[Fault] = []
+    profile: TargetProfile | None = None
+    try:
+        profile = _parse(TargetProfile, layered.tables)
+    except ValidationError as error:
+        faults += faults_of(error, TargetProfile)
+    faults += contradictions(layered.tables)
+    if profile is None or faults:
+        raise faults_error(f"profile {layered.subject!r}", [layered.blame(fault) for fault in faults])
+    return profile
+
+
+def _valid(kind: type[_S], layered: Layered) -> _S:
+    try:
+        return _parse(kind, layered.tables)
+    except ValidationError as error:
+        faults = [layered.blame(fault) for fault in faults_of(error, kind)]
+        raise faults_error(f"profile {layered.subject!r}", faults) from error
+
+
+def _parse(kind: type[_S], tables: Mapping[str, Any]) -> _S:
+    """Strict, but for lists that become tuples: pydantic allows just that in JSON."""
+    return kind.model_validate_json(json.dumps(tables, default=str))

@@ -1,4 +1,4 @@
-"""What coarse weights lose, and how much of it learning gives back: one scale a tensor, or 4 bits, with int8 activations.
+"""What coarse weights (one scale a tensor, or 4 bits) lose, and how much of it learning gives back.
 
     coarse_weights.py NET... [--samples 512] [--test-samples 2000] [--steps 400]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pipeline.benchmarking.devicebuild import NotBuiltThere, put_engine
+from targets.engines.base import EngineBuild
 from targets.errors import DeviceError, InputError
 from targets.files import disk_guard
 
@@ -52,6 +53,7 @@ def score_on_device(
     device: Device,
     scratch: Path,
     *,
+    required: Collection[str] | None = None,
     on_share: OnShare = lambda _done, _engine: None,
 ) -> dict[str, dict[str, Any]]:
     """The task's metric of every engine, from answers that the device gave.
@@ -64,6 +66,8 @@ def score_on_device(
         task: Its metric counts.
         device: Where to run; held for the whole of it.
         scratch: A folder for files in passing.
+        required: Names of the engines that must be scored; others that cannot be built on the device are left out.
+            None: all must.
         on_share: Told the share done, and which engine is being scored.
 
     Returns:
@@ -86,7 +90,13 @@ def score_on_device(
                 on_share((index + share) / len(engines), name)
 
             told(0.0)
-            answers[name], hashes[name] = _answers(session, index, folder, samples, scratch, told)
+            try:
+                answers[name], hashes[name] = _answers(session, index, folder, samples, scratch, told)
+            except NotBuiltThere:
+                if required is None or name in required:
+                    raise
+    if not answers:
+        return {}
     reference = list(next(iter(answers.values())).values())
     return {
         name: {
@@ -118,12 +128,12 @@ def _answers(
 
     from pipeline.stages.inference import save_arrays, served_batch
 
-    engine = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
+    engine = EngineBuild.read(folder)
     remote = f"{_FOLDER}/{index}"
-    for file in ("engine.json", engine["file"]):
-        session.put(folder / file, f"{remote}/{file}")
-    batch = served_batch(engine)
-    names = [str(item["name"]) for item in engine["outputs"]]
+    built = put_engine(engine, remote, session)
+    digest = engine.sha256 if built is None else built.sha256
+    batch = served_batch(engine.to_json())
+    names = [port.name for port in engine.outputs]
     rows: list[Arrays] = []
     for piece in pieces(samples.inputs, batch):
         local, result = scratch / "piece.npz", scratch / _RESULT
@@ -132,18 +142,18 @@ def _answers(
         session.put(local, _INPUTS)
         command = ["infer", remote, "--inputs", _INPUTS, "--out", _RESULT, "--batch", str(batch)]
         answer = session.run(command, timeout_s=_PIECE_TIMEOUT_S, fetch=result)
-        _check_engine(answer.result, engine)
+        _check_engine(answer.result, digest)
         rows.append(_outputs(result, names, piece.stop - piece.start))
         result.unlink()
         told(piece.stop / len(samples))
-    return {name: np.concatenate([row[name] for row in rows]) for name in names}, str(engine["sha256"])
+    return {name: np.concatenate([row[name] for row in rows]) for name in names}, digest
 
 
-def _check_engine(result: Mapping[str, Any], engine: Mapping[str, Any]) -> None:
-    if result.get("engine_sha256") != engine["sha256"]:
+def _check_engine(result: Mapping[str, Any], digest: str) -> None:
+    if result.get("engine_sha256") != digest:
         raise DeviceError(
             "the device answered for another engine",
-            f"its sha256 is {result.get('engine_sha256')}, asked for {engine['sha256']}",
+            f"its sha256 is {result.get('engine_sha256')}, asked for {digest}",
             "check that nobody else works in the device's folder, then run the same command again",
         )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.benchmarking import staging
 from pipeline.benchmarking.blocks import Passes, Sitting, kept, run_blocks
+from pipeline.benchmarking.devicebuild import send_engines
 from pipeline.benchmarking.document import Outcome, twin_noise, undisturbed, write_document
 from pipeline.benchmarking.journal import Header, Journal, identity, open_journal, recall
 from pipeline.benchmarking.known import Noise, recall_noise, remember_noise
@@ -23,7 +24,7 @@ from targets.files import disk_guard, sha256_bytes
 from targets.ondevice_pack import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from pipeline.benchmarking.modes import Mode
     from pipeline.benchmarking.staging import Staged
@@ -55,9 +56,12 @@ def run_campaign(
     *,
     state: Path | None = None,
     raw_path: Path | None = None,
+    required: Collection[str] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measures all engines on one device and compares them.
+
+    Engines that are built on the device are built first; the budget begins after that.
 
     It ends at one of the mode's looks when every engine's 95 % interval is within 1 %, or when the budget is used:
     after the first block no process of it starts later. An interrupted campaign goes on from its finished blocks, and
@@ -71,6 +75,8 @@ def run_campaign(
         state: A private folder for the journal of an interrupted campaign and what is known of devices; None keeps
             nothing.
         raw_path: Where to write all samples (``.json.gz``, delta-coded); None keeps only their summaries.
+        required: Names of the engines without which nothing is to be measured; others that cannot be built on the
+            device are left out, and stand with the reason under ``unmeasured``. None: all are required.
         on_progress: Called before each process.
 
     Returns:
@@ -88,11 +94,12 @@ def run_campaign(
         with disk_guard("preparing the benchmark"):
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepress-")))
         staged = staging.prepare(entrants, scratch)
-        described = {item.name: staging.describe(item) for item in staged}
         session = stack.enter_context(device.session())
+        staged, unmeasured = send_engines(staged, session, required)
+        described = {item.name: staging.describe(item) for item in staged}
         now, begin = dt.datetime.now(dt.UTC), time.monotonic()
         start = _start(staged, session, device, options, mode, state, now=now, begin_s=begin)
-        staging.send(staged, session)
+        staging.send_samples(staged, session)
         journal = None
         if state is not None:
             journal = stack.enter_context(open_journal(state, start.identity, start.header, start.passes))
@@ -110,7 +117,7 @@ def run_campaign(
             remember_noise(state, start.facts.fingerprint, noise)
         if journal is not None:
             journal.remove()
-    return document
+    return {**document, "unmeasured": unmeasured} if unmeasured else document
 
 
 def _start(

@@ -61,8 +61,8 @@ def profile_engine(
             "time per layer comes from the profiler of ONNX Runtime",
             "give a bundle whose engine is onnxruntime",
         )
-    session.put(folder / build.file, f"engine/{build.file}")
-    session.put(folder / ENGINE_JSON, f"engine/{ENGINE_JSON}")
+    for name in (ENGINE_JSON, build.file, *build.files):
+        session.put(folder / name, f"engine/{name}")
     session.put(samples, "samples.npz")
     calibration = calibrate_device(session, options=build.options, affinity=affinity, state=state, clock=clock)
     command = ["layers", "engine", "--samples", "samples.npz", "--iterations", str(iterations), "--affinity", affinity]
@@ -84,9 +84,14 @@ def profile_engine(
 
 def _graph(folder: Path, build: EngineBuild) -> tuple[dict[str, Weight], dict[str, str]]:
     """What the engine file says of its nodes' weights, and their modules (as inspected, else from weight names)."""
+    from targets.engines.onnxruntime import open_engine_graph
     from targets.onnxfile import open_onnx
 
-    engine = open_onnx(folder / build.file)
+    if build.file.endswith(".ort"):
+        with open_engine_graph(build) as graph:
+            engine = graph.model
+    else:
+        engine = open_onnx(folder / build.file)
     document = json.loads((folder / INSPECT_JSON).read_text(encoding="utf-8"))
     listed = document.get("modules")
     if isinstance(listed, dict) and all(isinstance(module, str) for module in listed.values()):

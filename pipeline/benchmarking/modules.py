@@ -128,11 +128,12 @@ def note_modules(build: Path, engine_file: str, model: Path) -> None:
     from targets.onnxfile import open_onnx
 
     modules: dict[str, str] = {}
-    if engine_file.endswith(".onnx"):
-        from targets.engines.onnxruntime import open_engine_file
+    if engine_file.endswith((".onnx", ".ort")):
+        from targets.engines.base import EngineBuild
+        from targets.engines.onnxruntime import open_engine_graph
 
-        engine = open_engine_file(build / engine_file)
-        modules = engine_modules(engine, read_modules(model.parent), open_onnx(model))
+        with open_engine_graph(EngineBuild.read(build)) as graph:
+            modules = engine_modules(graph.model, read_modules(model.parent), open_onnx(model))
     document = json.loads((build / INSPECT_JSON).read_text(encoding="utf-8"))
     write_atomic(build / INSPECT_JSON, json_bytes({**document, "modules": modules}))
 

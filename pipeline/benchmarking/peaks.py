@@ -80,7 +80,7 @@ class Calibration:
 def calibration_id(fingerprint: str, runtime_version: str, options: Mapping[str, object], affinity: str) -> str:
     """What a calibration holds for: 16 hex digits."""
     parts = [SCHEMA, fingerprint, runtime_version, affinity]
-    parts += [options[name] for name in ("threads", "providers", "allow_spinning")]
+    parts += [options.get(name) for name in ("threads", "providers", "allow_spinning")]
     return sha256_bytes(json.dumps(parts).encode())[:16]
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from targets.engines.base import ENGINE_JSON, INSPECT_JSON, EngineBuild
+from targets.engines.base import INSPECT_JSON, EngineBuild
 from targets.errors import InputError, RefusedError
 from targets.files import disk_guard, sha256_file
 from targets.ondevice.arrays import read_inputs, write_arrays
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from pipeline.benchmarking.devicebuild import BuiltThere
     from pipeline.benchmarking.request import Entrant
     from targets.devices.base import Session
 
@@ -38,6 +39,7 @@ class Staged:
         expected: What it must give, here; None compares nothing.
         expected_name: Its name on the device.
         expected_sha256: Of that file.
+        built: What the device made of it, where it is built there; ``build.sha256`` is then that engine's.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Staged:
     expected: Path | None
     expected_name: str | None
     expected_sha256: str | None
+    built: BuiltThere | None = None
 
     def identity(self) -> dict[str, Any]:
         """What makes this entrant the one it is: contents, no paths."""
@@ -93,13 +96,14 @@ def _prepare(index: int, entrant: Entrant, scratch: Path) -> Staged:
 
 
 def _check_engine(build: EngineBuild) -> None:
-    found = _hash_of(build.folder / build.file)
-    if found != build.sha256:
-        raise RefusedError(
-            f"the engine file {build.file} is not the one that was built",
-            f"its sha256 is {found}, engine.json says {build.sha256}",
-            "build the engine again, or copy the bundle again",
-        )
+    for name, digest in {build.file: build.sha256, **build.files}.items():
+        found = _hash_of(build.folder / name)
+        if found != digest:
+            raise RefusedError(
+                f"the engine file {name} is not the one that was built",
+                f"its sha256 is {found}, engine.json says {digest}",
+                "build the engine again, or copy the bundle again",
+            )
 
 
 def _hash_of(path: Path) -> str:
@@ -120,8 +124,8 @@ def _cut(source: Path, target: Path) -> int:
     return min(len(array) for array in arrays.values())
 
 
-def send(staged: Sequence[Staged], session: Session) -> None:
-    """Sends everything; what several engines share goes once.
+def send_samples(staged: Sequence[Staged], session: Session) -> None:
+    """Sends samples and expected outputs; what several engines share goes once.
 
     Raises:
         DeviceLost: The device stopped answering.
@@ -129,8 +133,6 @@ def send(staged: Sequence[Staged], session: Session) -> None:
     """
     sent = set()
     for item in staged:
-        session.put(item.build.folder / ENGINE_JSON, f"{item.folder}/{ENGINE_JSON}")
-        session.put(item.build.folder / item.build.file, f"{item.folder}/{item.build.file}")
         for source, name in ((item.samples, item.samples_name), (item.expected, item.expected_name)):
             if source is not None and name is not None and name not in sent:
                 session.put(source, name)
@@ -167,4 +169,5 @@ def describe(staged: Staged) -> dict[str, Any]:
         "inputs_sha256": staged.samples_sha256,
         "expected_sha256": staged.expected_sha256,
         **found,
+        **({} if staged.built is None else {"built_on_device": staged.built.to_json()}),
     }

@@ -30,6 +30,21 @@ _README: Final = """\
        python3 ondevice.pyz measure
 4. In your own program, open {engine} with {runtime}; engine.json has the options, inputs and outputs.
 """
+_README_TO_BUILD: Final = """\
+{name}: an {precision} engine for {target}, to be built on the device by {runtime}; made by edgepress.
+An engine of {runtime} holds for one device and one version only, so this folder holds what it is made of:
+{engine} with all precisions written into the graph, and build.json, which says how.
+1. Copy this folder to the device as it is; the device needs Python 3 and what requirements.txt lists.
+2. Build the engine there (minutes), and read what it says of the precision that was built:
+       python3 ondevice.pyz build .
+3. Check that it arrived whole and answers as {engine} does:
+       python3 ondevice.pyz verify
+4. Measure it there:
+       python3 ondevice.pyz measure
+"""
+_STANDS_IN: Final = """\
+The engine did not run where this bundle was made: the golden answers are by {by}.
+"""
 
 
 def assemble_bundle(
@@ -41,6 +56,7 @@ def assemble_bundle(
     rtol: float,
     atol: Mapping[str, float],
     manifest_fields: Mapping[str, object],
+    answers_by: str = "",
 ) -> Manifest:
     """Writes a complete bundle into ``out``; the same arguments give the same bytes.
 
@@ -52,6 +68,7 @@ def assemble_bundle(
         rtol: Relative tolerance of the golden check.
         atol: Absolute tolerance of each output.
         manifest_fields: ``name``, ``target``, ``precision``, and where known ``versions``, ``accuracy``, ``profile``.
+        answers_by: Who gave the golden answers, where that was not the engine.
 
     Raises:
         InputError: The build folder or the golden arrays are not complete, finite and consistent.
@@ -68,22 +85,23 @@ def assemble_bundle(
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             raise InputError(f"cannot write the bundle {out}", "the folder is not empty", "choose an empty folder")
-        for name in (spec["file"], "engine.json", "inspect.json"):
+        described = {spec["file"]: spec["sha256"], **spec["files"]}
+        for name in (*described, "engine.json", "inspect.json"):
             _copy(build_folder / name, out / name)
-        if sha256_file(out / spec["file"]) != spec["sha256"]:
-            raise InputError(
-                f"cannot bundle {build_folder}",
-                f"{spec['file']} is not the file engine.json describes",
-                "build it again",
-            )
+        for name, digest in described.items():
+            if sha256_file(out / name) != digest:
+                raise InputError(
+                    f"cannot bundle {build_folder}", f"{name} is not the file engine.json describes", "build it again"
+                )
         arrays = {f"input.{name}": array for name, array in golden_inputs.items()}
         arrays |= {f"output.{name}": array for name, array in golden_outputs.items()}
         write_atomic(out / GOLDEN_NAME, npz_bytes(arrays))
         write_atomic(out / FILE_NAME, pack())
         requirements = requirements_text(runtime=spec["runtime"], version=spec["runtime_version"])
         write_atomic(out / "requirements.txt", requirements.encode())
-        shown = {"engine": spec["file"], "runtime": spec["runtime"]}
-        write_atomic(out / "README.txt", _README.format(**{**manifest_fields, **shown}).encode())
+        shown = {**manifest_fields, "engine": spec["file"], "runtime": spec["runtime"], "by": answers_by}
+        text = (_README_TO_BUILD if spec["build_on_device"] else _README) + (_STANDS_IN if answers_by else "")
+        write_atomic(out / "README.txt", text.format(**shown).encode())
     golden = {
         "file": GOLDEN_NAME,
         "samples": samples,
@@ -134,11 +152,13 @@ def _read_spec(folder: Path) -> dict[str, Any]:
     try:
         spec = json.loads((folder / "engine.json").read_bytes())
         named = all(isinstance(spec[key], str) for key in ("file", "sha256", "runtime", "runtime_version"))
+        spec = {"files": {}, "build_on_device": False, **spec}
+        files = [spec["file"], *spec["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"cannot bundle {folder}", f"engine.json cannot be used: {error!r}", "build the engine again"
         ) from error
-    if not named or Path(spec["file"]).name != spec["file"]:
+    if not named or any(Path(name).name != name for name in files):
         raise InputError(f"cannot bundle {folder}", "engine.json names no engine file in it", "build the engine again")
     return dict(spec)
 

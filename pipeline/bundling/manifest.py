@@ -182,8 +182,16 @@ def regular_files(folder: Path) -> Iterator[Path]:
 
 
 def requirements_text(*, runtime: str, version: str) -> str:
-    """The device's ``requirements.txt``: numpy, and exactly the runtime the engine was built and measured with."""
-    return f"numpy>=1.26\n{runtime}=={version}\n"
+    """The device's ``requirements.txt``: numpy, and exactly the runtime the engine was built and measured with.
+
+    TensorRT is no package there: it comes with the system of the device (JetPack), and pip must not replace it.
+    """
+    number = re.match(r"[0-9]+(\.[0-9]+)*", version)
+    if runtime == "tensorrt":
+        tested = f" (tested with {number[0]})" if number else ""
+        return f"numpy>=1.23\n# tensorrt{tested}: from the device's own system (apt install python3-libnvinfer)\n"
+    pinned = f"=={number[0]}" if number else ""
+    return f"numpy>=1.26\n{runtime.replace('_', '-')}{pinned}\n"
 
 
 def _sealed_bytes(content: Mapping[str, object]) -> bytes:

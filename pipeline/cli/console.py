@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, final
 
 import click
 
-from pipeline.events import Event, StageFinished, StageProgress, StageStarted
+from pipeline.events import CandidateDropped, Event, StageFinished, StageProgress, StageStarted
+from pipeline.stages.base import WITHDRAWN
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -45,6 +46,10 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
         elif isinstance(event, StageFinished):
             self._clear()
             _say(finished_line(event))
+        elif isinstance(event, CandidateDropped):
+            self._clear()
+            if not event.quiet:  # the stage that found nothing to gain has said so in its own line
+                _say(dropped_line(event))
         else:
             _say(f"  note: {event.text}")
 
@@ -80,8 +85,13 @@ def json_observer(event: Event) -> None:
 def finished_line(event: StageFinished) -> str:
     """A finished stage in one line."""
     took = "reused" if event.reused else f"{event.wall_s:.1f} s"
-    figures = "  ".join(_figures(event.results))
-    return f"{event.stage:<18} {took:>8}  {figures or event.title}"
+    figures = "nothing to gain here" if event.results.get(WITHDRAWN) else "  ".join(_figures(event.results))
+    return f"{event.stage:<22} {took:>8}  {figures or event.title}"
+
+
+def dropped_line(event: CandidateDropped) -> str:
+    """A candidate that is not built, in one line: what happened, why, and how to have it."""
+    return f"{event.name:<22} {'dropped':>8}  {event.what}: {event.why}; {event.fix}"
 
 
 def _figures(results: Mapping[str, object]) -> list[str]:

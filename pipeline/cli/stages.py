@@ -89,11 +89,10 @@ def plan(recipe: Path, targets: Sequence[str], device: str | None, overrides: Se
     for profile in load_profiles(loaded, targets):
         composed = compose(loaded, profile)
         state = cached_state(composed, open_store(lambda _event: None))
-        words = {True: "stored", False: "to run", None: "to run"}
         document.append(
             {
                 "target": profile.name,
-                "stages": [{"stage": n.name, "title": n.title, "state": words[state[n.name]]} for n in composed.nodes],
+                "stages": [{"stage": n.name, "title": n.title, "state": state[n.name]} for n in composed.nodes],
             }
         )
     if as_json:
@@ -102,7 +101,7 @@ def plan(recipe: Path, targets: Sequence[str], device: str | None, overrides: Se
     for row in document:
         click.echo(f"{loaded.name} on {row['target']}")
         for stage in row["stages"]:
-            click.echo(f"  {stage['stage']:<18} {stage['state']:<7} {stage['title']}")
+            click.echo(f"  {stage['stage']:<22} {stage['state']:<10} {stage['title']}")
 
 
 def _stage_command(stage: str) -> click.Command:

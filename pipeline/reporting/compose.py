@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any, Final
 
 from pipeline.artifacts import Artifact, CandidateBuild, QuantizedModel
+from pipeline.events import CandidateDropped
 from pipeline.reporting.measured import campaign_conditions, measured_part, not_included, timeline
 from pipeline.reporting.verdicts import verdict_sentence
 from targets.profile import TargetProfile, profile_names
@@ -29,6 +30,7 @@ TITLES: Final = {
     "bundle": "bundled and verified",
 }
 LISTED_TENSORS: Final = 24
+RUNTIMES: Final = ("openvino", "tensorrt", "tensorrt-rtx")
 _METRICS: Final = ("accuracy", "parameters", "macs", "size_bytes", "latency_ms", "peak_memory_bytes")
 _VERSIONS: Final = ("edgepress", "torch", "lightning-fabric", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
@@ -48,6 +50,8 @@ class RunFacts:
         builds: The candidates, the uncompressed one first.
         test_accuracy: By candidate, where the test split was read.
         samples: Samples by split.
+        dropped: Candidates that could not be had.
+        models: For each candidate the node whose model it is built from.
     """
 
     recipe: Mapping[str, Any]
@@ -60,12 +64,14 @@ class RunFacts:
     test_accuracy: Mapping[str, float]
     samples: Mapping[str, int]
     raw: Sequence[Mapping[str, Any]] = ()
+    dropped: Sequence[CandidateDropped] = ()
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 def compose_run(facts: RunFacts) -> dict[str, Any]:
     """The content of ``run.json``; its layout is `pipeline.reporting.schema`."""
     candidates = [_candidate(build, facts) for build in facts.builds]
-    quantized = next((stage for stage in facts.stages if isinstance(stage, QuantizedModel)), None)
+    quantized = _quantized(facts)
     shipped_build = next(build for build in facts.builds if _name(build) == facts.verdict["shipped"])
     results = {stage.node: stage.results for stage in facts.stages}
     return {
@@ -83,6 +89,7 @@ def compose_run(facts: RunFacts) -> dict[str, Any]:
         "budget": {name: value for name, value in facts.recipe["budget"].items() if value is not None},
         "stages": [_stage(stage, candidates) for stage in facts.stages],
         "candidates": candidates,
+        "dropped": [asdict(item) for item in facts.dropped],
         "curves": {name: results[name]["curve"] for name in ("train", "distill") if name in results},
         "widths": results["prune"]["widths"] if "prune" in results else [],
         "inspect": _inspection(shipped_build.read_json("inspect.json")),
@@ -93,7 +100,7 @@ def compose_run(facts: RunFacts) -> dict[str, Any]:
         "not_included": not_included(facts.campaign) if facts.campaign else [],
         "warnings": _warnings(facts, results),
         "reproduce": [_again(facts)],
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _VERSIONS}},
+        "versions": {"python": platform.python_version(), **_versions(facts)},
         "validation": {"split": "validation", "samples": facts.samples.get("validation")},
         "test": {"split": "test", "samples": facts.samples.get("test")},
     }
@@ -110,6 +117,29 @@ def _target(profile: TargetProfile) -> str:
     return profile.name if profile.name in profile_names() else f"<path of {profile.name}'s profile.toml>"
 
 
+def _versions(facts: RunFacts) -> dict[str, str]:
+    found = {name: metadata.version(name) for name in _VERSIONS}
+    for build in facts.builds:
+        engine = build.read_json("engine.json")
+        if engine["engine"] in RUNTIMES and engine["runtime_version"]:
+            found[engine["engine"]] = engine["runtime_version"]
+    return found
+
+
+def _quantized(facts: RunFacts) -> QuantizedModel | None:
+    """The int8 model behind what ships; any other where that is no int8 model."""
+    found = [stage for stage in facts.stages if isinstance(stage, QuantizedModel)]
+    behind = facts.models.get(facts.verdict["shipped"])
+    return next((stage for stage in found if stage.node == behind), next(iter(found), None))
+
+
+def _reference(facts: RunFacts) -> str:
+    """What speeds are told against: the uncompressed candidate, or the first that could be measured."""
+    names = [_name(build) for build in facts.builds]
+    measured = facts.campaign["results"] if facts.campaign else names
+    return next(name for name in names if name in measured)
+
+
 def _name(build: CandidateBuild) -> str:
     return build.node.partition(":")[2]
 
@@ -122,11 +152,17 @@ def _stage(stage: Artifact, candidates: Sequence[Mapping[str, Any]]) -> dict[str
     known = {*metrics, "curve", "widths"}
     return {
         "stage": stage.node,
-        "title": TITLES.get(stage.node, f"built the {stage.node.partition(':')[2]} engine"),
+        "title": _title(stage.node),
         "wall_s": stage.wall_s,
         "metrics": metrics,
         "detail": {name: value for name, value in results.items() if name not in known},
     }
+
+
+def _title(node: str) -> str:
+    kind, _, variant = node.partition(":")
+    more = {"quantize": f"quantised to int8 in the dialect {variant}", "convert": f"converted to {variant}"}
+    return TITLES.get(node) or more.get(kind, f"built the {variant} engine")
 
 
 def _candidate(build: CandidateBuild, facts: RunFacts) -> dict[str, Any]:
@@ -135,6 +171,8 @@ def _candidate(build: CandidateBuild, facts: RunFacts) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": name,
         "precision": build.results["precision"],
+        "engine": build.results.get("engine", ""),
+        "answers_by": build.results.get("answers_by", ""),
         "accuracy": build.results["accuracy"],
         "accuracy_test": facts.test_accuracy.get(name),
         "size_bytes": build.results["size_bytes"],
@@ -143,7 +181,12 @@ def _candidate(build: CandidateBuild, facts: RunFacts) -> dict[str, Any]:
         "shipped": name == facts.verdict["shipped"],
         "reasons": list(facts.verdict["of_each"][name]),
     }
-    return row | (measured_part(name, facts.campaign, facts.raw, _name(facts.builds[0])) if facts.campaign else {})
+    if facts.campaign is None:
+        return row
+    if name not in facts.campaign["results"]:
+        missing = facts.campaign["unmeasured"][name]
+        return row | {"unmeasured": f"{missing['what']}: {missing['why']}; {missing['fix']}"}
+    return row | measured_part(name, facts.campaign, facts.raw, _reference(facts))
 
 
 def _model_behind(candidate: str, facts: RunFacts) -> Mapping[str, Any]:
@@ -158,6 +201,7 @@ def _model_behind(candidate: str, facts: RunFacts) -> Mapping[str, Any]:
 def _sentence(facts: RunFacts, candidates: Sequence[Mapping[str, Any]]) -> str:
     reference = candidates[0]
     shipped = next(candidate for candidate in candidates if candidate["shipped"])
+    against = _reference(facts)
     start = (
         f"{shipped['name']} ships on {facts.profile.name}"
         if facts.verdict["met_budget"]
@@ -167,9 +211,11 @@ def _sentence(facts: RunFacts, candidates: Sequence[Mapping[str, Any]]) -> str:
     if shipped is reference:
         return f"{start}: no compressed candidate was shown to be better; {change}{_grade(shipped)}."
     size = f"{shipped['size_bytes'] / reference['size_bytes']:.0%} of its size"
-    if facts.campaign is None:
+    if facts.campaign is None or shipped.get("unmeasured"):
         return f"{start}: latency was not measured; {change}, {size}."
-    speed = verdict_sentence(facts.campaign, shipped["name"], reference["name"])
+    if shipped["name"] == against:
+        return f"{start}: nothing that could be measured was shown to be better; {change}, {size}{_grade(shipped)}."
+    speed = verdict_sentence(facts.campaign, shipped["name"], against)
     return f"{start}. {speed} {change[0].upper()}{change[1:]}, {size}{_grade(shipped)}."
 
 
@@ -178,7 +224,7 @@ def _change(facts: RunFacts, shipped: Mapping[str, Any], reference: Mapping[str,
     on_device = shipped.get("accuracy_device") is not None and reference.get("accuracy_device") is not None
     key = "accuracy_device" if on_device else "accuracy"
     points = (shipped[key] - reference[key]) * 100
-    where = "validation"
+    where = "validation" + (f", by {shipped['answers_by']}" if shipped["answers_by"] and not on_device else "")
     if on_device and facts.campaign:
         where += f", on device {facts.campaign['device'].get('id')}"
     return f"{facts.metric} {shipped[key]:.4f} on {where} ({points:+.2f} points against {reference['name']})"
@@ -186,6 +232,23 @@ def _change(facts: RunFacts, shipped: Mapping[str, Any], reference: Mapping[str,
 
 def _grade(shipped: Mapping[str, Any]) -> str:
     return f"; measurement grade {shipped['quality']}" if shipped.get("quality") else ""
+
+
+def _engine_warnings(facts: RunFacts) -> list[dict[str, str]]:
+    """What engines are not that was asked of them, and who answered for those that do not run here."""
+    found = []
+    told = facts.campaign["engines"] if facts.campaign else {}
+    for build in facts.builds:
+        name = _name(build)
+        there = told.get(name, {}).get("built_on_device")
+        lines = there["warnings"] if there else build.results.get("warnings", ())
+        where = "as built on the device" if there else "as built"
+        fix = "see inspect.json of the bundle; ship another precision or engine where this one does not do it"
+        found += [_warning("W-ENGINE", f"{name} {where}: {line}", fix) for line in lines]
+        if by := build.results.get("answers_by"):
+            text = f"{name} does not run here: its accuracy here and golden answers are by {by}"
+            found.append(_warning("W-STAND-IN", text, "measure on a registered device: --device NAME"))
+    return found
 
 
 def _inspection(inspection: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,6 +309,7 @@ def _warnings(facts: RunFacts, results: Mapping[str, Mapping[str, Any]]) -> list
     if facts.campaign is None:
         text = "latency was not measured: int8 may be slower than float on this target"
         found.append(_warning("W-UNMEASURED", text, "set benchmark.measure = true"))
+    found += _engine_warnings(facts)
     found += _quantisation_warnings(results.get("quantize", {}))
     if "test" not in facts.samples:
         text = "there is no test split: the validation figures chose what ships, so they flatter it"

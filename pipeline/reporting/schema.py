@@ -111,8 +111,11 @@ class Candidate(_Data):
     """One engine that could have shipped.
 
     Attributes:
-        name: ``dense-fp32``, ``fp32``, ``int8``, ...
-        precision: ``fp32`` or ``int8``.
+        name: ``dense-fp32``, ``fp32``, ``int8``, ``openvino-int8``, ...
+        precision: ``fp32``, ``int8``, ...
+        engine: The engine that it is built for.
+        answers_by: Who gave the answers behind its accuracies, where that was not the engine itself.
+        unmeasured: Why it was not measured, where others were.
         accuracy: The task's metric on the validation split.
         accuracy_test: The same on the test split, read once at the end.
         size_bytes: The engine file.
@@ -141,6 +144,9 @@ class Candidate(_Data):
 
     name: str
     precision: str = ""
+    engine: str = ""
+    answers_by: str = ""
+    unmeasured: str = ""
     accuracy: float | None = None
     accuracy_test: float | None = None
     size_bytes: int | None = None
@@ -165,6 +171,24 @@ class Candidate(_Data):
     block_medians_ms: tuple[Annotated[float, Field(gt=0)], ...] = ()
     quantiles_ms: tuple[Annotated[float, Field(gt=0)], ...] = ()
     vs_reference: Comparison | None = None
+
+
+class Dropped(_Data):
+    """A candidate that could not be had.
+
+    Attributes:
+        name: Its name.
+        what: What happened.
+        why: Why.
+        fix: What would bring it back.
+        quiet: Nothing went wrong: it has nothing to offer for this model.
+    """
+
+    name: str
+    what: str
+    why: str = ""
+    fix: str = ""
+    quiet: bool = False
 
 
 class Epoch(_Data):
@@ -287,6 +311,7 @@ class RunReport(_Data):
         budget: What the recipe asks for, by key.
         stages: In the order they ran.
         candidates: What the gate compared.
+        dropped: Candidates that could not be built, and those that have nothing to offer.
         timeline: Single inferences of the candidate that shipped, over the campaign.
         curves: Training curves, by stage (``train``, ``distill``).
         widths: Channels before and after pruning.
@@ -311,6 +336,7 @@ class RunReport(_Data):
     budget: dict[str, Any] = {}
     stages: tuple[Stage, ...] = ()
     candidates: tuple[Candidate, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
     timeline: Timeline | None = None
     curves: dict[str, tuple[Epoch, ...]] = {}
     widths: tuple[Width, ...] = ()

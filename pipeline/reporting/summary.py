@@ -42,8 +42,20 @@ def terminal_summary(run: Mapping[str, object]) -> RenderableType:
     lines: list[RenderableType] = [_Widest(tables)] if report.candidates else []
     lines.append(Text(report.verdict.sentence, style="bold green" if good else "bold red"))
     lines.extend(Text(f"  {reason}", style="dim") for reason in report.verdict.reasons)
+    lines.extend(_dropped_lines(report))
     lines.extend(_warning_lines(report))
     return Group(*lines)
+
+
+def _dropped_lines(report: RunReport) -> list[RenderableType]:
+    """One line a candidate that was to be built and could not be; those with nothing to offer are no news here."""
+    from rich.text import Text
+
+    return [
+        Text.assemble((f"{item.name} not built", "yellow"), f": {item.what}: {item.why} Fix: {item.fix}")
+        for item in report.dropped
+        if not item.quiet
+    ]
 
 
 def _warning_lines(report: RunReport) -> list[RenderableType]:

@@ -15,6 +15,7 @@ def candidate_rows(report: RunReport) -> list[tuple[str, list[str]]]:
     """Label and one cell for each candidate."""
     metric, test = report.task.metric, report.test
     rows: list[tuple[str, Callable[[Candidate], str]]] = [
+        ("engine", lambda c: c.engine or text.NONE),
         ("latency", lambda c: text.interval(c.latency_ms, "ms")),
         ("speed", lambda c: text.speedup(c.vs_reference)),
         ("against", lambda c: c.vs_reference.reference if c.vs_reference else text.NONE),
@@ -23,6 +24,7 @@ def candidate_rows(report: RunReport) -> list[tuple[str, list[str]]]:
         ("p99", lambda c: _percentile(c.p99_ms, c.p99_note)),
         ("throughput", lambda c: text.NONE if c.throughput_ips is None else f"{text.number(c.throughput_ips)}/s"),
         (f"{report.validation.split} {metric}", lambda c: text.score(c.accuracy, metric)),
+        ("answers by", lambda c: c.answers_by or text.NONE),
         (f"{metric} on the device", lambda c: text.score(c.accuracy_device, metric)),
         (f"{test.split} {metric}", lambda c: text.score_interval(c.accuracy_test, metric, test.samples)),
         ("size", lambda c: text.size(c.size_bytes)),

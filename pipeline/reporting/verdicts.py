@@ -47,14 +47,16 @@ def device_text(campaign: Campaign) -> str:
 
 
 def threads_text(campaign: Campaign, *names: str) -> str:
-    """``1 thread``, ``1 and 4 threads``."""
-    counts = sorted({int(campaign["engines"][name]["options"]["threads"]) for name in names})
-    return f"{' and '.join(map(str, counts))} thread{'' if counts == [1] else 's'}"
+    """``1 thread``, ``1 and 4 threads``; empty where no engine has such a number."""
+    options = [campaign["engines"][name]["options"] for name in names]
+    counts = sorted({int(found["threads"]) for found in options if "threads" in found})
+    return f"{' and '.join(map(str, counts))} thread{'' if counts == [1] else 's'}" if counts else ""
 
 
 def verdict_sentence(campaign: Campaign, challenger: str, incumbent: str) -> str:
     """One sentence with interval, blocks and noise floor: what the campaign shows of one engine against another."""
-    where = f"on {device_text(campaign)}, {threads_text(campaign, challenger, incumbent)}"
+    threads = threads_text(campaign, challenger, incumbent)
+    where = f"on {device_text(campaign)}" + (f", {threads}" if threads else "")
     none = f"No verdict on {challenger} against {incumbent} {where}"
     for name in (challenger, incumbent):
         if void := void_reason(campaign, name):

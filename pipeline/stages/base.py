@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pipeline.data.loaded import LoadedData
 
 In = TypeVar("In")
+
+WITHDRAWN: Final = "withdrawn"
+"""Key in the results of a stage that found nothing to gain for this model, with the reason: kept as any result is."""
 
 
 class Progress(Protocol):
@@ -70,7 +73,11 @@ class Stage(ABC, Generic[In]):
 
     @abstractmethod
     def run(self, src: In, out: Path, context: Context) -> Mapping[str, Any]:
-        """Writes the artifact's files into the empty folder ``out``; returns its small results, JSON-able."""
+        """Writes the artifact's files into the empty folder ``out``; returns its small results, JSON-able.
+
+        An optional stage may find that it has nothing to offer: it then writes nothing and returns the reason under
+        `WITHDRAWN`.
+        """
 
     def verify(self, src: In, out: Path, results: Mapping[str, Any]) -> None:
         """Raises when the artifact in ``out`` is not what this stage promises."""

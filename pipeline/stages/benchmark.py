@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, final
 
 from pipeline.artifacts import CandidateBuild, DatasetInfo, Measurement
+from pipeline.candidates import profile_of
 from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
 from pipeline.tasks import TASKS
+from targets.errors import DeviceError
 from targets.profile import TargetProfile
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ _ACCURACY_SHARE: Final = 0.3  # of the progress shown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkInputs:
-    """The engines, the uncompressed one first, and data to feed them."""
+    """The engines in order of challenge, the uncompressed one first, and data to feed them."""
 
     data: DatasetInfo
     builds: tuple[CandidateBuild, ...]
@@ -48,10 +50,11 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         budget_s: Wall clock of the campaign.
         accuracy_on_device: Whether the validation split is scored there too.
         seed: Seed of the order within blocks.
+        required: Candidates that the recipe names: all of them must be measured.
     """
 
     name = "benchmark"
-    version = 2
+    version = 3
     consumes = BenchmarkInputs
     produces = Measurement
     measured = True
@@ -66,9 +69,10 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
     budget_s: float
     accuracy_on_device: bool
     seed: int
+    required: tuple[str, ...] = ()
 
     def run(self, src: BenchmarkInputs, out: Path, context: Context) -> Mapping[str, Any]:
-        """Writes ``benchmark.json`` and all raw samples."""
+        """Writes ``benchmark.json`` and all raw samples; its ``unmeasured`` says which candidates are not, and why."""
         from pipeline.benchmarking.campaign import run_campaign
         from pipeline.benchmarking.request import CampaignOptions
         from pipeline.stages.import_onnx import bind_to_onnx
@@ -77,10 +81,11 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         data = context.data.checked(self.source, src.data)
         split = bind_to_onnx(data["validation"], src.builds[0].read_json("engine.json"))
         target = device(self.device)
-        accuracy = self._accuracy(src, split, target, context) if self.accuracy_on_device else {}
+        builds, unmeasured = self._measurable(src.builds, target)
+        accuracy = self._accuracy(builds, split, target, context) if self.accuracy_on_device else {}
         begin = _ACCURACY_SHARE if accuracy else 0.0
         campaign = run_campaign(
-            self._entrants(src, split, context.scratch),
+            self._entrants(builds, split, context.scratch),
             target,
             CampaignOptions(
                 budget_s=self.budget_s,
@@ -91,11 +96,18 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
             ),
             state=context.state,
             raw_path=out / "raw.json.gz",
+            required=self.required,
             on_progress=lambda at: context.progress(
                 min(1.0, begin + (1 - begin) * at.elapsed_s / at.budget_s), f"block {at.block + 1}: {at.engine}"
             ),
         )
-        document = {**campaign, "accuracy_on_device": accuracy}
+        unmeasured |= campaign.get("unmeasured", {})
+        for name, found in unmeasured.items():
+            context.warn(f"{name} is not measured: {found['what']}: {found['why']}; {found['fix']}")
+        for name, engine in campaign["engines"].items():
+            for text in engine.get("built_on_device", {}).get("warnings", ()):
+                context.warn(f"{name} as built on {self.device}: {text}")
+        document = {**campaign, "accuracy_on_device": accuracy, "unmeasured": unmeasured}
         (out / "benchmark.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return {
             "device": self.device,
@@ -105,23 +117,41 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
             "quality": campaign["quality"]["grade"],
             "latencies_ms": {name: result["latency_ms"]["value"] for name, result in campaign["results"].items()},
             "accuracies_on_device": {name: found["value"] for name, found in accuracy.items()},
+            "unmeasured": {name: f"{found['what']}: {found['why']}" for name, found in unmeasured.items()},
         }
 
+    def _measurable(
+        self, builds: Sequence[CandidateBuild], target: Device
+    ) -> tuple[list[CandidateBuild], dict[str, dict[str, str]]]:
+        """The engines that run on the device, and of the others what, why and fix, by name.
+
+        Raises:
+            DeviceError: One that the recipe names does not run there, or none does.
+        """
+        from pipeline.benchmarking.measurable import why_not
+
+        missing = why_not(builds, self.profile, target)
+        for name, found in missing.items():
+            if name in self.required or len(missing) == len(builds):
+                raise DeviceError(found["what"], found["why"], found["fix"])
+        return [build for build in builds if candidate_name(build) not in missing], missing
+
     def _accuracy(
-        self, src: BenchmarkInputs, split: Split, target: Device, context: Context
+        self, builds: Sequence[CandidateBuild], split: Split, target: Device, context: Context
     ) -> dict[str, dict[str, Any]]:
         from pipeline.benchmarking.accuracy import Labelled, score_on_device
 
         return score_on_device(
-            {candidate_name(build): build.folder for build in src.builds},
+            {candidate_name(build): build.folder for build in builds},
             Labelled(inputs=split.inputs, labels=split.labels),
             TASKS[self.task],
             target,
             context.scratch,
+            required=self.required,
             on_share=lambda done, name: context.progress(_ACCURACY_SHARE * done, f"scoring {name} on {self.device}"),
         )
 
-    def _entrants(self, src: BenchmarkInputs, split: Split, scratch: Path) -> list[Entrant]:
+    def _entrants(self, builds: Sequence[CandidateBuild], split: Split, scratch: Path) -> list[Entrant]:
         from pipeline.benchmarking.request import Entrant
         from pipeline.stages.expected import write_expected
         from pipeline.stages.inference import save_inputs
@@ -130,9 +160,10 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         samples = scratch / "samples.npz"
         save_inputs(samples, timed)
         entrants = []
-        for index, build in enumerate(src.builds):
+        for index, build in enumerate(builds):
             expected = scratch / f"expected-{index}.npz"
-            write_expected(build, timed, self.profile, scratch, expected)
+            own = profile_of(candidate_name(build), build.results["precision"], self.profile)
+            write_expected(build, timed, own, scratch, expected)
             entrants.append(
                 Entrant(name=candidate_name(build), folder=build.folder, samples=samples, expected=expected)
             )

@@ -34,10 +34,11 @@ class BuildStage(Stage[BuildInputs]):
         profile: The target.
         source: The data.
         task: Name of the task.
+        runtime_version: Of the engine's runtime, where it is none of ``tools``.
     """
 
     name = "build"
-    version = 2
+    version = 3
     consumes = BuildInputs
     produces = CandidateBuild
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -46,21 +47,34 @@ class BuildStage(Stage[BuildInputs]):
     profile: TargetProfile
     source: DataSource
     task: str
+    runtime_version: str = ""
 
     def run(self, src: BuildInputs, out: Path, context: Context) -> Mapping[str, Any]:
-        """Writes engine file, ``engine.json`` and ``inspect.json``; returns accuracy and size."""
+        """Writes engine file, ``engine.json`` and ``inspect.json``; returns accuracy and size.
+
+        Where the engine does not run here, accuracy is by ONNX Runtime on the same graph, and ``answers_by`` says so.
+        """
         from pipeline.benchmarking.modules import note_modules
+        from pipeline.stages.answers import STAND_IN, stands_in
         from pipeline.stages.evaluate import evaluate
         from pipeline.stages.inference import build_engine
 
         summary = build_engine(src.model.model, self.profile, self.precision, out)
         note_modules(out, summary["engine"]["file"], src.model.model)
+        inspection = summary["inspection"]
+        name = f"the {self.precision} engine of {self.profile.engine.name}"
+        instead = stands_in(out, self.profile)
+        said = [*inspection["warnings"]] + ([f"its accuracy is by {STAND_IN} ({instead})"] if instead else [])
+        if said:
+            context.warn(f"{name}: {'; '.join(said)}")
         context.progress(0.5, "scoring the engine on the validation split")
         data = context.data.checked(self.source, src.data)
         accuracy = evaluate(out, "validation", src.reference, self.profile, TASKS[self.task], data, context.scratch)
-        inspection = summary["inspection"]
         return {
+            "engine": self.profile.engine.name,
             "precision": self.precision,
+            "answers_by": f"{STAND_IN} ({instead})" if instead else "",
+            "warnings": list(inspection["warnings"]),
             "accuracy": accuracy,
             "size_bytes": (out / summary["engine"]["file"]).stat().st_size,
             "nodes": sum(inspection["nodes"].values()),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from pipeline.artifacts import Bundle, CandidateBuild, DatasetInfo
+from pipeline.candidates import profile_of, runtime_version
 from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
 from pipeline.tasks import TASKS
@@ -22,6 +23,10 @@ GOLDEN_RTOL: Final = 1e-3
 FLOAT_ATOL_OF_RANGE: Final = 1e-4
 INT8_STEPS: Final = 2  # other CPUs round a requantisation differently by at most a step; saturation shows as many
 INT8_LEVELS: Final = 255
+HALF_ATOL_OF_RANGE: Final = {
+    "fp16": 5e-3,
+    "bf16": 4e-2,
+}  # 11 and 8 bits of significand, summed over some tens of layers
 MAX_FOLDER_NAME: Final = 99  # what tar's header holds; and no system likes names that end in a dot
 
 
@@ -46,7 +51,7 @@ class BundleStage(Stage[BundleInputs]):
     """
 
     name = "bundle"
-    version = 1
+    version = 2
     consumes = BundleInputs
     produces = Bundle
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime")
@@ -60,13 +65,15 @@ class BundleStage(Stage[BundleInputs]):
         """Writes ``bundle/`` and ``bundle.tar.gz``."""
         from pipeline.bundling.archive import pack_archive
         from pipeline.bundling.assemble import assemble_bundle
+        from pipeline.stages.answers import STAND_IN, answers, stands_in
         from pipeline.stages.import_onnx import bind_to_onnx
-        from pipeline.stages.inference import run_engine
 
         engine = src.build.read_json("engine.json")
         data = context.data.checked(self.source, src.data)
         golden = bind_to_onnx(data["validation"], engine).take(slice(0, GOLDEN_SAMPLES))
-        outputs = run_engine(src.build.folder, golden, context.scratch, batch_size=1)
+        profile = profile_of(src.build.node.partition(":")[2], engine["precision"], self.profile)
+        instead = stands_in(src.build.folder, profile)
+        outputs = answers(src.build.folder, golden, profile, context.scratch, batch_size=1)
         folder = out / "bundle"
         assemble_bundle(
             folder,
@@ -79,26 +86,39 @@ class BundleStage(Stage[BundleInputs]):
                 "name": self.recipe_name,
                 "target": self.profile.name,
                 "precision": engine["precision"],
-                "versions": {name: metadata.version(name) for name in ("edgepress", *self.tools)},
-                "accuracy": {"metric": TASKS[self.task].metric, "validation": src.build.results["accuracy"]},
-                "profile": self.profile.model_dump(mode="json"),
+                "versions": self._versions(str(engine["engine"])),
+                "accuracy": {
+                    "metric": TASKS[self.task].metric,
+                    "validation": src.build.results["accuracy"],
+                    **({"answers_by": src.build.results["answers_by"]} if src.build.results["answers_by"] else {}),
+                },
+                "profile": profile.model_dump(mode="json"),
             },
+            answers_by=f"{STAND_IN} ({instead})" if instead else "",
         )
         top = f"{self.recipe_name}-{self.profile.name}"[:MAX_FOLDER_NAME].rstrip(".")
         pack_archive(folder, out / "bundle.tar.gz", top=top)
         size = sum(file.stat().st_size for file in folder.iterdir())
         return {
             "precision": engine["precision"],
+            "engine": engine["engine"],
+            "build_on_device": bool(engine.get("build_on_device")),
+            "not_run_here": instead,
             "size_bytes": size,
             "archive_bytes": (out / "bundle.tar.gz").stat().st_size,
         }
 
+    def _versions(self, engine: str) -> dict[str, str]:
+        found = {name: metadata.version(name) for name in ("edgepress", *self.tools)}
+        runtime = runtime_version(engine)
+        return {**found, engine: runtime} if runtime else found
+
     def verify(self, src: BundleInputs, out: Path, results: Mapping[str, Any]) -> None:
-        """Verifies the archive as its receiver would: unpacked, re-hashed, run in a fresh process."""
+        """Verifies the archive as its receiver would: unpacked, re-hashed, and where it runs here, run."""
         from pipeline.bundling.verify import verify_bundle
 
-        del src, results
-        verify_bundle(out / "bundle.tar.gz")
+        del src
+        verify_bundle(out / "bundle.tar.gz", run_engine=not results["not_run_here"])
 
 
 def golden_atol(outputs: npt.NDArray[Any], precision: str) -> float:
@@ -106,6 +126,7 @@ def golden_atol(outputs: npt.NDArray[Any], precision: str) -> float:
     import numpy as np
 
     values = outputs.astype(np.float64)  # an output may be bool, or an integer that overflows
-    if precision == "int8":
+    if precision.startswith("int"):
         return float(INT8_STEPS * (values.max() - values.min()) / INT8_LEVELS)
-    return float(FLOAT_ATOL_OF_RANGE * max(1e-6, np.abs(values).max()))
+    share = HALF_ATOL_OF_RANGE.get(precision, FLOAT_ATOL_OF_RANGE)
+    return float(share * max(1e-6, np.abs(values).max()))

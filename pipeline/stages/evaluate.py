@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.stages.answers import answers
 from pipeline.stages.import_onnx import bind_to_onnx
-from pipeline.stages.inference import build_engine, in_order, run_engine
+from pipeline.stages.inference import build_engine, in_order
 
 if TYPE_CHECKING:
     from pipeline.artifacts import OnnxModel
@@ -24,13 +25,13 @@ def evaluate(
     data: Dataset,
     scratch: Path,
 ) -> float:
-    """The task's metric of the engine on one split.
+    """The task's metric of the engine on one split; where it does not run here, of its graph by ONNX Runtime.
 
     Args:
         engine: An engine's folder.
         split_name: Name of the split.
         reference: The uncompressed float model; run only for tasks that compare with it.
-        profile: The target, to build the reference for.
+        profile: The target with the engine that this one is built for, and the reference is to be.
         task: Its metric counts.
         data: The data set.
         scratch: A folder for files in passing.
@@ -38,10 +39,10 @@ def evaluate(
     description = reference.read_json("io.json")
     split = bind_to_onnx(data[split_name], description)
     names = [item["name"] for item in description["outputs"]]
-    outputs = in_order(run_engine(engine, split, scratch), names)
+    outputs = in_order(answers(engine, split, profile, scratch), names)
     if task.needs_labels:
         return task.score(outputs, split.labels, outputs)
     float_engine = scratch / "reference"
     if not float_engine.exists():
         build_engine(reference.model, profile, "fp32", float_engine)
-    return task.score(outputs, split.labels, in_order(run_engine(float_engine, split, scratch), names))
+    return task.score(outputs, split.labels, in_order(answers(float_engine, split, profile, scratch), names))

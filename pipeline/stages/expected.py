@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.stages.answers import answers
 from pipeline.stages.bundle import golden_atol
-from pipeline.stages.inference import run_engine
 from targets import machine
 from targets.scheme import scheme
 
@@ -23,20 +23,20 @@ def write_expected(build: CandidateBuild, split: Split, profile: TargetProfile, 
 
     Where this machine computes int8 as the target does, the engine itself gives the answers, run in a fresh process.
     Where its int8 products would saturate and the target's do not (8-bit weights on x86 without VNNI), they come from
-    the same file with Q/DQ in float arithmetic.
+    the same file with Q/DQ in float arithmetic. Where the engine does not run here, ONNX Runtime answers on its graph.
 
     Args:
         build: The candidate.
         split: The samples to be timed, in order; answered one by one.
-        profile: The target.
+        profile: The target with the engine that was built.
         scratch: A folder for files in passing.
         out: The .npz to write.
     """
     from targets.ondevice.arrays import write_arrays
 
     engine = build.read_json("engine.json")
-    if engine["precision"] != "int8" or computes_alike(profile):
-        outputs = run_engine(build.folder, split, scratch, batch_size=1)
+    if engine["precision"] != "int8" or engine["engine"] != "onnxruntime" or computes_alike(profile):
+        outputs = answers(build.folder, split, profile, scratch, batch_size=1)
     else:
         outputs = _in_float(build, split)
     arrays: dict[str, Any] = {f"output.{name}": array for name, array in outputs.items()}
@@ -61,7 +61,8 @@ def _in_float(build: CandidateBuild, split: Split) -> dict[str, npt.NDArray[Any]
 
     engine = build.read_json("engine.json")
     names = [str(item["name"]) for item in engine["outputs"]]
-    session = Session((build.folder / engine["file"]).read_bytes(), threads=1, optimize=False)
+    model = build.folder / (engine.get("model") or engine["file"])
+    session = Session(model.read_bytes(), threads=1, optimize=False)
     rows = [session.run(names, dict(batch.inputs)) for batch in split.batches(1)]
     return {name: np.concatenate([row[i] for row in rows]) for i, name in enumerate(names)}
 

@@ -19,7 +19,7 @@ from targets.profile import TargetProfile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateInputs:
-    """The candidates, float before int8, and at most one measurement of them."""
+    """The candidates in order of challenge, float before int8, and at most one measurement of them."""
 
     measurement: tuple[Measurement, ...]
     builds: tuple[CandidateBuild, ...]
@@ -36,7 +36,7 @@ class GateStage(Stage[GateInputs]):
     """
 
     name = "gate"
-    version = 2
+    version = 3
     consumes = GateInputs
     produces = Verdict
     measured = True
@@ -84,6 +84,16 @@ def _candidate(build: CandidateBuild, campaign: Mapping[str, Any] | None) -> Can
     if campaign is None:
         return Candidate(
             **known, accuracy=build.results["accuracy"], latency_ms=None, memory_bytes=None, outputs_ok=True
+        )
+    if name not in campaign["results"]:
+        missing = campaign.get("unmeasured", {})[name]
+        return Candidate(
+            **known,
+            accuracy=build.results["accuracy"],
+            latency_ms=None,
+            memory_bytes=None,
+            outputs_ok=True,
+            unmeasured=f"{missing['what']}: {missing['why']}",
         )
     measured = campaign["results"][name]
     memory = measured["memory"]["run_peak"]

@@ -21,7 +21,7 @@ BUILD_TIMEOUT_S: Final = 1800.0
 BATCH_SIZE: Final = 32
 
 
-def run_onnx(model: Path, split: Split) -> dict[str, npt.NDArray[Any]]:
+def run_onnx(model: Path, split: Split, batch_size: int = BATCH_SIZE) -> dict[str, npt.NDArray[Any]]:
     """Outputs by name, ``(N, ...)``, of an ONNX file that this project wrote; unoptimised, one thread."""
     import numpy as np
 
@@ -32,7 +32,7 @@ def run_onnx(model: Path, split: Split) -> dict[str, npt.NDArray[Any]]:
     names = [str(output["name"]) for output in description["outputs"]]
     session = Session(model.read_bytes(), threads=1, optimize=False)
     parts: dict[str, list[Any]] = {name: [] for name in names}
-    for batch in split.batches(served_batch(description)):
+    for batch in split.batches(served_batch(description, batch_size)):
         for name, array in zip(names, session.run(names, dict(batch.inputs)), strict=True):
             parts[name].append(array)
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}

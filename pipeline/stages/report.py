@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from pipeline.artifacts import Artifact, Bundle, CandidateBuild, DatasetInfo, Measurement, OnnxModel, Report, Verdict
+from pipeline.candidates import profile_of
 from pipeline.data import DataSource
+from pipeline.events import CandidateDropped
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.benchmark import candidate_name
 from pipeline.tasks import TASKS
@@ -26,6 +28,7 @@ class ReportInputs:
     verdict: Verdict
     builds: tuple[CandidateBuild, ...]
     bundle: Bundle
+    dropped: tuple[CandidateDropped, ...]
 
 
 @final
@@ -38,10 +41,11 @@ class ReportStage(Stage[ReportInputs]):
         profile: The target.
         source: The data.
         task: Name of the task.
+        models: For each candidate the node whose model it is built from.
     """
 
     name = "report"
-    version = 2
+    version = 3
     consumes = ReportInputs
     produces = Report
     measured = True
@@ -51,6 +55,7 @@ class ReportStage(Stage[ReportInputs]):
     profile: TargetProfile
     source: DataSource
     task: str
+    models: Mapping[str, str]
 
     def run(self, src: ReportInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes ``run.json`` and ``report.html``."""
@@ -68,6 +73,8 @@ class ReportStage(Stage[ReportInputs]):
             builds=src.builds,
             test_accuracy=self._test_accuracy(src, context),
             raw=read_raw(src.measurement[0].folder / "raw.json.gz") if src.measurement else (),
+            dropped=src.dropped,
+            models=self.models,
             samples={name: int(count) for name, count in src.data.results["samples"].items()},
         )
         run = compose_run(facts)
@@ -84,7 +91,13 @@ class ReportStage(Stage[ReportInputs]):
         shown = (src.builds[0].node, src.verdict.results["chosen"])
         return {
             candidate_name(build): evaluate(
-                build.folder, "test", src.reference, self.profile, TASKS[self.task], data, context.scratch
+                build.folder,
+                "test",
+                src.reference,
+                profile_of(candidate_name(build), build.results["precision"], self.profile),
+                TASKS[self.task],
+                data,
+                context.scratch,
             )
             for build in src.builds
             if build.node in shown

@@ -10,7 +10,12 @@ from targets.errors import InputError, nearest
 if TYPE_CHECKING:
     from targets.engines.base import Engine
 
-_ENGINES: Final = {"onnxruntime": ("targets.engines.onnxruntime", "OnnxRuntimeEngine")}
+_ENGINES: Final = {
+    "onnxruntime": ("targets.engines.onnxruntime", "OnnxRuntimeEngine"),
+    "openvino": ("targets.engines.openvino", "OpenVinoEngine"),
+    "tensorrt": ("targets.engines.tensorrt", "TensorRtEngine"),
+    "tensorrt-rtx": ("targets.engines.tensorrt", "TensorRtRtxEngine"),
+}
 
 
 def engine(name: str) -> Engine:

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Self, final
+from typing import TYPE_CHECKING, ClassVar, Final, final
 
 import numpy as np
 
+from targets.engines.buildfile import ENGINE_JSON, Array, EngineBuild, Port, json_bytes, ports
+from targets.engines.inspection import INSPECT_JSON, Inspection, check_precision, precision_warnings
+from targets.engines.opened import parsed_once
 from targets.errors import EnvironmentFailure, Fault, InputError, faults_error
 from targets.files import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from targets.options import Precision
     from targets.profile import TargetProfile
 
-ENGINE_JSON: Final = "engine.json"
-INSPECT_JSON: Final = "inspect.json"
-_SCHEMA: Final = 1
+__all__ = [
+    "ENGINE_JSON", "HOST_ARITHMETIC", "INSPECT_JSON", "Array", "Availability", "Engine", "EngineBuild", "Inspection",
+    "Port", "Runner", "json_bytes", "ports",
+]  # fmt: skip
+
 # A runtime that flushes subnormals sets the thread that opens the first session to do so, for everything it computes
 # from then on. Sessions that only build or inspect leave the host's arithmetic alone.
 HOST_ARITHMETIC: Final = MappingProxyType({"denormal_as_zero": False})
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,129 +46,6 @@ class Availability:
     ok: bool
     why: str
     fix: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Port:
-    """One input or output of an engine; ``dtype`` is numpy's name, a free dimension is a name."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-    @classmethod
-    def parse(cls, data: Mapping[str, Any]) -> Self:
-        """The port that a ``{name, dtype, shape}`` object describes."""
-        return cls(name=str(data["name"]), dtype=str(data["dtype"]), shape=tuple(data["shape"]))
-
-    def accepts(self, array: Array) -> bool:
-        """Whether dtype, rank and every fixed dimension of ``array`` fit."""
-        if str(array.dtype) != self.dtype or array.ndim != len(self.shape):
-            return False
-        sizes = zip(self.shape, array.shape, strict=True)
-        return all(not isinstance(size, int) or size == found for size, found in sizes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineBuild:
-    """An engine on disk: a folder with the engine file and its ``engine.json``.
-
-    Attributes:
-        folder: Where it lies.
-        engine: The name of the engine that built it.
-        file: The engine file's name inside the folder.
-        runtime_version: The version of the runtime that built it.
-        precision: What was asked for.
-        options: How the runtime opens it.
-        inputs: What it reads.
-        outputs: What it gives.
-        sha256: Of the engine file.
-    """
-
-    folder: Path
-    engine: str
-    file: str
-    runtime: str
-    runtime_version: str
-    precision: Precision
-    options: Mapping[str, object]
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    sha256: str
-
-    def to_json(self) -> dict[str, object]:
-        """The content of ``engine.json``; no path."""
-        data = asdict(self)
-        del data["folder"]
-        return {"schema": _SCHEMA, **data}
-
-    def write(self) -> None:
-        """Writes ``engine.json`` into the folder."""
-        write_atomic(self.folder / ENGINE_JSON, json_bytes(self.to_json()))
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The build in ``folder``.
-
-        Raises:
-            InputError: There is no valid ``engine.json``.
-        """
-        try:
-            return cls._parse(folder, json.loads((folder / ENGINE_JSON).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{folder} holds no engine", f"{ENGINE_JSON}: {error!r}", "give the folder of a built engine"
-            ) from error
-
-    @classmethod
-    def _parse(cls, folder: Path, data: Mapping[str, Any]) -> Self:
-        if data["schema"] != _SCHEMA:
-            raise ValueError(f"its schema is {data['schema']!r}, not {_SCHEMA}")
-        plain = ("engine", "file", "runtime", "runtime_version", "precision", "options", "sha256")
-        return cls(
-            folder=folder,
-            **{key: data[key] for key in plain},
-            inputs=ports(data["inputs"]),
-            outputs=ports(data["outputs"]),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
-    """What was really built.
-
-    Attributes:
-        scope: Where the graph was optimised: for this machine, or on the build host for another.
-        requested_precision: What was asked for.
-        actual_precision: ``int8`` or ``fp32`` when all convolutions and matrix products run so, else ``mixed``.
-        nodes: Nodes of each operator.
-        int8_nodes: Those of them that compute on 8-bit integers (Quantize and Dequantize are conversions, not counted).
-        providers: Nodes on each execution provider.
-        int8_node_ratio: 8-bit nodes / all nodes.
-        compute: Convolutions and matrix products: ``total`` and ``int8`` nodes, and ``macs`` and ``int8_macs`` of them
-            for one sample (padding that the runtime adds to fill its blocks is counted).
-        int8_mac_ratio: 8-bit multiply-accumulates / all of them.
-        float_compute: Names of the convolutions and matrix products that stayed float.
-        weights_bytes: Size of all constants.
-        subnormal_weights: Float constants that are subnormal numbers (slow on many CPUs).
-    """
-
-    scope: str
-    requested_precision: Precision
-    actual_precision: str
-    nodes: Mapping[str, int]
-    int8_nodes: Mapping[str, int]
-    providers: Mapping[str, int]
-    int8_node_ratio: float
-    compute: Mapping[str, int]
-    int8_mac_ratio: float
-    float_compute: tuple[str, ...]
-    weights_bytes: int
-    subnormal_weights: int
-
-    def to_json(self) -> dict[str, object]:
-        """The content of ``inspect.json``."""
-        return {"schema": _SCHEMA, **asdict(self)}
 
 
 class Runner(ABC):
@@ -207,13 +86,23 @@ class Runner(ABC):
 
 
 class Engine(ABC):
-    """One runtime that turns an ONNX model into something a device executes."""
+    """One runtime that turns an ONNX model into something a device executes.
+
+    Attributes:
+        name: What profiles call it.
+        reproducible: Whether the same model gives the same engine file, byte by byte.
+    """
 
     name: str
+    reproducible: ClassVar[bool] = True
 
     @abstractmethod
     def available(self) -> Availability:
-        """Whether this engine can work here."""
+        """Whether this engine can build here."""
+
+    @abstractmethod
+    def runs(self, profile: TargetProfile) -> Availability:
+        """Whether an engine built for ``profile`` can be opened on this machine."""
 
     @final
     def check(self, model: Path, profile: TargetProfile) -> list[Fault]:
@@ -223,6 +112,15 @@ class Engine(ABC):
             InputError: The file is no ONNX model.
         """
         return self._check(model, profile)
+
+    @final
+    def warn(self, model: Path, profile: TargetProfile) -> list[Fault]:
+        """What this engine would build, and run badly; `build` puts these lines into the inspection.
+
+        Raises:
+            InputError: The file is no ONNX model.
+        """
+        return self._warn(model, profile)
 
     @final
     def build(self, model: Path, profile: TargetProfile, out: Path, *, precision: Precision) -> EngineBuild:
@@ -241,6 +139,10 @@ class Engine(ABC):
         there = self.available()
         if not there.ok:
             raise EnvironmentFailure(f"the engine {self.name} is not available", there.why, there.fix)
+        with parsed_once():
+            return self._checked_build(model, profile, out, precision)
+
+    def _checked_build(self, model: Path, profile: TargetProfile, out: Path, precision: Precision) -> EngineBuild:
         faults = self.check(model, profile)
         if faults:
             raise faults_error(f"{model.name} for {profile.name}", faults)
@@ -249,15 +151,19 @@ class Engine(ABC):
             raise InputError(f"{out} is not empty", "an engine is built into an empty folder", "give a new folder")
         build = self._build(model, profile, out, precision)
         inspection = self._inspect(build)
-        _check_precision(model, inspection)
-        write_atomic(out / INSPECT_JSON, json_bytes(inspection.to_json()))
+        seen = (*inspection.warnings, *check_precision(model, inspection), *_lines(self._warn(model, profile)))
+        write_atomic(out / INSPECT_JSON, json_bytes(replace(inspection, warnings=seen).to_json()))
         build.write()
         return build
 
     @final
     def inspect(self, build: EngineBuild) -> Inspection:
-        """What was really built: operators, providers and precision as the runtime executes them."""
-        return self._inspect(build)
+        """What was really built: operators, providers and precision as the runtime executes them.
+
+        Its warnings are those of the engine; those of the model that it was built from are in ``inspect.json`` only.
+        """
+        inspection = self._inspect(build)
+        return replace(inspection, warnings=(*inspection.warnings, *precision_warnings(inspection)))
 
     @final
     @contextmanager
@@ -277,6 +183,9 @@ class Engine(ABC):
     @abstractmethod
     def _check(self, model: Path, profile: TargetProfile) -> list[Fault]: ...
 
+    def _warn(self, _model: Path, _profile: TargetProfile) -> list[Fault]:
+        return []
+
     @abstractmethod
     def _build(self, model: Path, profile: TargetProfile, out: Path, precision: Precision) -> EngineBuild: ...
 
@@ -285,11 +194,6 @@ class Engine(ABC):
 
     @abstractmethod
     def _open(self, build: EngineBuild) -> Runner: ...
-
-
-def json_bytes(data: Mapping[str, object]) -> bytes:
-    """Readable JSON with sorted keys: the same data give the same bytes."""
-    return (json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def _check_input(port: Port, array: Array) -> None:
@@ -305,22 +209,12 @@ def _check_input(port: Port, array: Array) -> None:
         )
 
 
-def _check_precision(model: Path, inspection: Inspection) -> None:
-    wanted, found = inspection.requested_precision, inspection.actual_precision
-    if wanted == "int8" and not inspection.compute["int8"]:
-        raise InputError(
-            f"{model.name} was to run in int8, and nothing does",
-            f"all {inspection.compute['total']} convolutions and matrix products stayed float after optimisation",
-            "quantize the model for the engine of this target, or ask for fp32",
-        )
-    if wanted == "fp32" and found != "fp32":
-        raise InputError(
-            f"{model.name} was to run in fp32, and does not",
-            f"{inspection.compute['int8']} of {inspection.compute['total']} convolutions and matrix products are int8",
-            "give the float model, or ask for int8",
-        )
-
-
-def ports(items: Sequence[Mapping[str, Any]]) -> tuple[Port, ...]:
-    """Ports from the ``inputs`` or ``outputs`` list of an ``io.json``."""
-    return tuple(Port.parse(item) for item in items)
+def _lines(faults: list[Fault]) -> list[str]:
+    """One line for each kind of fault: the first place, and how many there are."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for fault in faults:
+        places.setdefault((fault.what, fault.fix), []).append(fault.where)
+    return [
+        f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {what}; {fix}"
+        for (what, fix), where in places.items()
+    ]

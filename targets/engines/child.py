@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from targets.engines import engine
 from targets.engines.base import INSPECT_JSON
@@ -13,6 +13,7 @@ from targets.ondevice.failure import Failure
 from targets.ondevice.infer import infer_file
 from targets.ondevice.session import read_json
 from targets.ondevice_errors import from_failure
+from targets.options import Precision
 from targets.profile import TargetProfile
 
 if TYPE_CHECKING:
@@ -23,16 +24,17 @@ def build_in_child(request: Mapping[str, Any]) -> dict[str, object]:
     """Builds an engine.
 
     Args:
-        request: ``model`` (path of an ONNX file), ``profile`` (a `TargetProfile` as JSON), ``precision`` (``fp32`` or
-            ``int8``) and ``out_folder`` (empty or new).
+        request: ``model`` (path of an ONNX file), ``profile`` (a `TargetProfile` as JSON), ``precision`` (a
+            `Precision`) and ``out_folder`` (empty or new).
 
     Returns:
         ``engine`` and ``inspection``: the contents of ``engine.json`` and ``inspect.json``.
     """
     profile = TargetProfile.model_validate(request["profile"], strict=False)
     precision = request["precision"]
-    if precision not in {"fp32", "int8"}:
-        raise InputError(f"{precision!r} is no precision", "known are fp32 and int8", "ask for one of them")
+    known = get_args(Precision)
+    if precision not in known:
+        raise InputError(f"{precision!r} is no precision", f"known are {', '.join(known)}", "ask for one of them")
     build = engine(profile.engine.name).build(
         Path(request["model"]), profile, Path(request["out_folder"]), precision=precision
     )

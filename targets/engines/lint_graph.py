@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from targets.onnxfile import ModelIo
+
 QUANTIZE: Final = "QuantizeLinear"
 DEQUANTIZE: Final = "DequantizeLinear"
 COMPUTE: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -36,6 +38,7 @@ class GraphView:
         import onnx
 
         self._helper = onnx.numpy_helper
+        self._external = onnx.external_data_helper.uses_external_data
         graph = model.graph
         self.opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
         self.nodes = [*graph.node]
@@ -49,12 +52,12 @@ class GraphView:
         self._types = {value.name: int(value.type.tensor_type.elem_type) for value in (*graph.input, *graph.value_info)}
 
     def constant(self, name: str) -> NDArray[np.generic] | None:
-        """The array of an initializer or Constant node, None for anything else."""
+        """The array of an initializer or Constant node; None for anything else, and for data still outside the file."""
         tensor = self._initializers.get(name)
         maker = self._makers.get(name)
         if tensor is None and maker is not None and maker.op_type == "Constant":
             tensor = next((a.t for a in maker.attribute if a.name == "value"), None)
-        if tensor is None:
+        if tensor is None or self._external(tensor):
             return None
         array: NDArray[np.generic] = self._helper.to_array(tensor)
         return array
@@ -146,3 +149,34 @@ def scale_faults(view: GraphView) -> list[Fault]:
             what = f"its zero point has {zero.size} values and its scale {scale.size}"
             found.append(fault(node, what, "write one zero point for each scale"))
     return found
+
+
+def interface_faults(name: str, io: ModelIo) -> list[Fault]:
+    """Inputs and outputs that no engine takes: a free axis other than the batch, no batch axis, no output.
+
+    Args:
+        name: The model's file name.
+        io: Its inputs and outputs.
+    """
+    faults = [
+        Fault(
+            where=f"input {spec['name']!r}",
+            what=f"axis {axis} has no fixed size ({size!r})",
+            fix="export the model with a free batch axis only",
+        )
+        for spec in io["inputs"]
+        for axis, size in enumerate(spec["shape"])
+        if axis and not isinstance(size, int)
+    ]
+    faults += [
+        Fault(
+            where=f"output {spec['name']!r}",
+            what="it is one number for a whole batch",
+            fix="export the model so that every output has a batch axis",
+        )
+        for spec in io["outputs"]
+        if not spec["shape"]
+    ]
+    if not io["outputs"]:
+        faults.append(Fault(where=name, what="it has no output", fix="export the model again"))
+    return faults

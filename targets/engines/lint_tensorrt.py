@@ -20,8 +20,8 @@ def lint_tensorrt(model: onnx.ModelProto) -> list[Fault]:
     """Faults of an opened model, in graph order within each rule; a float model has none.
 
     Rules: zero points are 0 and of a signed type; scales are positive, and constant; a scale and its zero point have
-    one size; activations have one scale; biases are float; floating types around one operator agree; no operator
-    that reads or writes integers itself (QLinearConv, ...).
+    one size; activations have one scale; weights have one, or one for each index of their axis; biases are float;
+    floating types around one operator agree; no operator that reads or writes integers itself (QLinearConv, ...).
     """
     view = GraphView(model)
     return [
@@ -29,6 +29,7 @@ def lint_tensorrt(model: onnx.ModelProto) -> list[Fault]:
         *_zero_points(view),
         *scale_faults(view),
         *_activation_axes(view),
+        *_weight_axes(view),
         *_biases(view),
         *_float_types(view),
     ]
@@ -70,6 +71,19 @@ def _activation_axes(view: GraphView) -> list[Fault]:
             weight = view.constant(maker.input[0]) is not None
         if scale is not None and scale.size > 1 and not weight:
             found.append(fault(node, "an activation has one scale for each channel", f"use one scale: {_FIX}"))
+    return found
+
+
+def _weight_axes(view: GraphView) -> list[Fault]:
+    found = []
+    for node in view.quantisers():
+        scale, weight = view.constant(node.input[1]), view.constant(node.input[0])
+        axis = next((int(attribute.i) for attribute in node.attribute if attribute.name == "axis"), 1)
+        if scale is None or weight is None or scale.ndim != 1 or scale.size == 1:
+            continue
+        if not -weight.ndim <= axis < weight.ndim or weight.shape[axis] != scale.size:
+            what = f"it has {scale.size} scales along axis {axis} of a tensor of shape {[*weight.shape]}"
+            found.append(fault(node, what, "write one scale for each index of the axis"))
     return found
 
 

@@ -2,46 +2,66 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-from targets import machine
-from targets.engines.base import HOST_ARITHMETIC, Array, Availability, Engine, EngineBuild, Inspection, Runner, ports
-from targets.engines.lint_onnxruntime import lint_onnxruntime
-from targets.errors import DeviceError, Fault, InputError
-from targets.files import sha256_file, write_atomic
+from targets.engines.base import Array, Availability, Engine, EngineBuild, Inspection, Runner, ports
+from targets.engines.lint_graph import interface_faults
+from targets.engines.lint_onnxruntime import lint_onnxruntime, warn_onnxruntime
+from targets.engines.onnxruntime_graph import LAYOUTS, canonical, open_engine_file, optimised
+from targets.engines.onnxruntime_ort import from_ort, required_operators, to_ort
+from targets.engines.onnxruntime_providers import (
+    finished_here,
+    is_tuned_here,
+    level,
+    missing,
+    of,
+    rule,
+    session_fields,
+    where,
+)
+from targets.engines.onnxweights import Graph, write_graph
+from targets.engines.opened import stored
+from targets.errors import DeviceError, Fault
+from targets.files import sha256_bytes, write_atomic
 from targets.ondevice import session as ondevice_session
 from targets.ondevice.failure import Failure
+from targets.ondevice.providers import CPU, listed
 from targets.ondevice_errors import from_failure
-from targets.onnxfile import io_of, open_onnx
-from targets.options import OnnxRuntimeOptions
+from targets.onnxfile import Stored, io_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import onnx
 
     from targets.options import Precision
     from targets.profile import TargetProfile
 
+__all__ = ["OnnxRuntimeEngine", "is_tuned_here", "open_engine_file", "open_engine_graph"]
+
+ORT_FILE: Final = "engine.ort"
 _ENGINE_FILE: Final = "engine.onnx"
+_PLAIN_FILE: Final = "model.onnx"
 _KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _MINIMUM: Final = (1, 24)
+_INSTALL: Final = 'pip install -U "onnxruntime>=1.24"'
 SCOPE_HERE: Final = "as it runs on this class of CPU"
 SCOPE_HOST: Final = "as optimised on the build host; the target's own runtime optimises again when it loads the engine"
 
 
 @final
 class OnnxRuntimeEngine(Engine):
-    """Builds and runs engines of ONNX Runtime's CPU provider.
+    """Builds and runs engines of ONNX Runtime, for the providers that the profile names.
 
-    Where this machine computes as the target does, the graph is optimised to the end offline and opened without
-    further optimisation: what was inspected is what runs. For another CPU only the optimisations that hold on every
-    CPU are done, and the device finishes them when it loads: the last level chooses memory layouts by CPU (blocks of
-    16 channels with AVX-512, 8 with AVX2), so a layout made for one CPU is wrong on the other.
+    Where this machine computes as the target does on its CPU, the graph is optimised to the end offline and opened
+    without further optimisation: what was inspected is what runs. For another CPU only the optimisations that hold on
+    every CPU are done, and the device finishes them when it loads: the last level chooses memory layouts by CPU (blocks
+    of 16 channels with AVX-512, 8 with AVX2), so a layout made for one CPU is wrong on the other. What other providers
+    want to find is in `targets.engines.onnxruntime_providers`.
     """
 
     name = "onnxruntime"
@@ -51,85 +71,100 @@ class OnnxRuntimeEngine(Engine):
         try:
             runtime = ondevice_session.import_runtime()
         except Failure as failure:
-            return Availability(ok=False, why=failure.why, fix="pip install onnxruntime")
+            return Availability(ok=False, why=failure.why, fix=_INSTALL)
         version = str(runtime.__version__)
         if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM:
-            return Availability(ok=False, why=f"onnxruntime {version} is too old", fix="pip install -U onnxruntime")
+            return Availability(ok=False, why=f"onnxruntime {version} is too old", fix=_INSTALL)
         return Availability(ok=True, why=f"onnxruntime {version}")
 
+    def runs(self, profile: TargetProfile) -> Availability:
+        """Whether this runtime has the profile's providers; an engine for another CPU is opened, for its outputs."""
+        there = self.available()
+        absent = missing(profile, _available()) if there.ok else []
+        if absent:
+            return Availability(ok=False, why=f"{there.why} has no {', '.join(absent)}", fix=where(absent))
+        return there
+
     def _check(self, model: Path, profile: TargetProfile) -> list[Fault]:
-        proto = open_onnx(model)
-        io = io_of(proto)
-        faults = [
-            Fault(
-                where=f"node {node.name or node.op_type!r}",
-                what=f"operator {node.domain}.{node.op_type} is not part of ONNX Runtime",
-                fix="express it with standard ONNX operators",
-            )
-            for node in proto.graph.node
-            if node.domain not in _KNOWN_DOMAINS
-        ]
-        faults += lint_onnxruntime(proto)
-        faults += [
-            Fault(
-                where=f"input {spec['name']!r}",
-                what=f"axis {axis} has no fixed size ({size!r})",
-                fix="export the model with a free batch axis only",
-            )
-            for spec in io["inputs"]
-            for axis, size in enumerate(spec["shape"])
-            if axis and not isinstance(size, int)
-        ]
-        faults += [
-            Fault(
-                where=f"output {spec['name']!r}",
-                what="it is one number for a whole batch",
-                fix="export the model so that every output has a batch axis",
-            )
-            for spec in io["outputs"]
-            if not spec["shape"]
-        ]
-        if not io["outputs"]:
-            faults.append(Fault(where=model.name, what="it has no output", fix="export the model again"))
-        if is_tuned_here(profile):
-            runtime = ondevice_session.import_runtime()
-            faults += [
+        proto = stored(model).model
+        faults = [*_foreign_operators(proto), *lint_onnxruntime(proto), *interface_faults(model.name, io_of(proto))]
+        if finished_here(profile) and (absent := missing(profile, _available())):
+            what = f"this onnxruntime has no {', '.join(absent)}"
+            faults.append(Fault(where="engine.providers", what=what, fix=where(absent)))
+        options = of(profile)
+        if options.providers[-1] != CPU:
+            faults.append(
                 Fault(
                     where="engine.providers",
-                    what=f"this onnxruntime has no {provider!r}",
-                    fix=f"use one of {', '.join(runtime.get_available_providers())}",
+                    what=f"nodes that {options.providers[-1]} does not take have no provider of last resort",
+                    fix=f"put {CPU} at the end",
                 )
-                for provider in _of(profile).providers
-                if provider not in runtime.get_available_providers()
-            ]
+            )
+        faults += [
+            Fault(
+                where=f"engine.provider_options.{name}",
+                what="the profile does not use this provider",
+                fix=f"add it to engine.providers ({', '.join(options.providers)}), or remove its options",
+            )
+            for name in options.provider_options
+            if name not in options.providers
+        ]
         return faults
 
+    def _warn(self, model: Path, profile: TargetProfile) -> list[Fault]:
+        if profile.hardware.arch != "x86_64" or of(profile).providers[0] != CPU:
+            return []  # its rules were measured on the CPU provider of x86
+        return warn_onnxruntime(stored(model).model)
+
     def _build(self, model: Path, profile: TargetProfile, out: Path, precision: Precision) -> EngineBuild:
-        proto = open_onnx(model)
-        here = is_tuned_here(profile)
-        optimised = optimise(proto, _options(profile, "all" if here else "basic"))
-        write_atomic(out / _ENGINE_FILE, optimised.SerializeToString(deterministic=True))
-        io = io_of(proto)
+        source, options = stored(model), session_fields(profile)
+        in_ort = of(profile).format == "ort"
+        plain = of(profile).providers[0] == CPU
+        if in_ort:
+            options["optimization"] = "disabled"  # the runtime optimises no file of this format
+        with _prepared(source, profile, options) as graph:
+            files: dict[str, str] = {}
+            if in_ort:
+                name, data = ORT_FILE, to_ort(graph, options)
+                write_atomic(out / name, data)
+                files[name] = sha256_bytes(data)
+                for other, content in required_operators(out / name).items():
+                    write_atomic(out / other, content)
+                    files[other] = sha256_bytes(content)
+                if not plain:
+                    files |= write_graph(graph, out / _PLAIN_FILE)
+            else:
+                name = _ENGINE_FILE
+                files = write_graph(graph, out / name)
+        io = io_of(source.model)
         return EngineBuild(
             folder=out,
             engine=self.name,
-            file=_ENGINE_FILE,
+            file=name,
             runtime="onnxruntime",
             runtime_version=str(ondevice_session.import_runtime().__version__),
             precision=precision,
-            options=_options(profile, "disabled" if here else "all"),
+            options=options,
             inputs=ports([dict(item) for item in io["inputs"]]),
             outputs=ports([dict(item) for item in io["outputs"]]),
-            sha256=sha256_file(out / _ENGINE_FILE),
+            sha256=files.pop(name),
+            files=files,
+            model="" if plain else (_PLAIN_FILE if in_ort else name),
         )
 
     def _inspect(self, build: EngineBuild) -> Inspection:
-        from targets.engines.onnxruntime_inspect import inspect_optimised
+        from targets.engines.onnxruntime_inspect import inspect_graph
 
-        proto = open_engine_file(build.folder / build.file)
-        if build.options["optimization"] == "disabled":
-            return inspect_optimised(proto, build, SCOPE_HERE)
-        return inspect_optimised(optimise(proto, build.options), build, SCOPE_HOST)
+        absent = [name for name, _ in listed(build.options) if name not in _available()]
+        with open_engine_graph(build) as graph:
+            if absent:
+                unseen = f"this onnxruntime has no {', '.join(absent)}: what is counted is what the graph asks for"
+                return inspect_graph(graph, build, SCOPE_HOST, unseen=unseen)
+            if build.options["optimization"] == "disabled":
+                return inspect_graph(graph, build, SCOPE_HERE)
+            source = Stored(path=graph.path, model=graph.model, outside=True, changed=False)
+            with optimised(source, build.options) as finished:
+                return inspect_graph(finished, build, SCOPE_HOST)
 
     def _open(self, build: EngineBuild) -> Runner:
         return _OrtRunner(build)
@@ -173,111 +208,44 @@ class _OrtRunner(Runner):
         self._thread.shutdown()
 
 
-def is_tuned_here(profile: TargetProfile) -> bool:
-    """Whether the runtime on this machine chooses the same layouts and kernels as on the target."""
-    hardware = profile.hardware
-    return machine.provides(hardware.arch, hardware.isa) and (
-        ("avx512f" in hardware.isa) == ("avx512f" in machine.cpu_features())
-    )
-
-
-def optimise(proto: onnx.ModelProto, options: Mapping[str, object]) -> onnx.ModelProto:
-    """The graph after ONNX Runtime's optimiser, stripped of names of tools, texts and unused operator sets.
-
-    Raises:
-        InputError: The runtime refuses the model.
-    """
-    runtime = ondevice_session.import_runtime()
-    settings = ondevice_session.session_options(runtime, {**options, **HOST_ARITHMETIC})
+@contextmanager
+def open_engine_graph(build: EngineBuild) -> Iterator[Graph]:
+    """The graph of an engine of ONNX Runtime, in whatever format its file is; its path names an ONNX file."""
+    path = build.folder / build.file
+    if path.suffix != ".ort":
+        yield Graph(path=path, model=open_engine_file(path))
+        return
     with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
-        path = Path(folder) / "optimised.onnx"
-        settings.optimized_model_filepath = str(path)
-        try:
-            runtime.InferenceSession(proto.SerializeToString(), settings, providers=options["providers"])
-        except ondevice_session.runtime_errors() as error:
-            raise InputError(
-                f"onnxruntime {runtime.__version__} cannot build the model",
-                " ".join(str(error).split())[:500],
-                "check the node it names; `edgepress export` writes models that it accepts",
-            ) from error
-        return _canonical(open_engine_file(path))
+        yield from_ort(path, Path(folder) / "engine.onnx")
 
 
-def open_engine_file(path: Path) -> onnx.ModelProto:
-    """An optimised graph that this process or an earlier build wrote (its inner domains are no ONNX operator sets)."""
-    import onnx
-
-    return onnx.load(str(path), load_external_data=False)
-
-
-def _canonical(proto: onnx.ModelProto) -> onnx.ModelProto:
-    used = {node.domain for node in proto.graph.node} | {""}
-    kept = sorted((item.domain, item.version) for item in proto.opset_import if item.domain in used)
-    del proto.opset_import[:]
-    for domain, version in kept:
-        proto.opset_import.add(domain=domain, version=version)
-    for field in ("producer_name", "producer_version", "domain", "doc_string", "metadata_props"):
-        proto.ClearField(field)
-    graph = proto.graph
-    for item in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
-        item.ClearField("doc_string")
-        item.ClearField("metadata_props")
-    ordered = sorted(graph.initializer, key=lambda tensor: tensor.name)
-    del graph.initializer[:]
-    graph.initializer.extend(ordered)
-    shapes = sorted(graph.value_info, key=lambda value: value.name)
-    del graph.value_info[:]
-    graph.value_info.extend(shapes)
-    nodes = _in_graph_order(graph)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return proto
+@contextmanager
+def _prepared(source: Stored, profile: TargetProfile, options: Mapping[str, object]) -> Iterator[Graph]:
+    """The graph, optimised as far as holds for the target; engines in ORT format are not optimised again there."""
+    wanted = level(profile)
+    if wanted == "none":
+        copied = type(source.model)()
+        copied.CopyFrom(source.model)
+        yield Graph(path=source.path, model=canonical(copied))
+        return
+    without: tuple[str, ...] = ()
+    if of(profile).format == "ort" and rule(profile).offline == "all" and wanted != "all":
+        wanted, without = "all", LAYOUTS
+    with optimised(source, {**options, "optimization": wanted}, without=without) as graph:
+        yield graph
 
 
-def _in_graph_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Copies of the nodes, in an order and with names that the graph alone decides.
+def _available() -> list[str]:
+    return list(ondevice_session.import_runtime().get_available_providers())
 
-    The runtime adds the nodes that leave its blocked layout in the order of addresses in memory, so their names and
-    the order of branches would differ from build to build. Here: depth first from the outputs.
-    """
-    maker = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
-    done: dict[int, None] = {}
-    pending = [
-        *reversed(range(len(graph.node))),
-        *(maker[item.name] for item in reversed(graph.output) if item.name in maker),
+
+def _foreign_operators(proto: onnx.ModelProto) -> list[Fault]:
+    return [
+        Fault(
+            where=f"node {node.name or node.op_type!r}",
+            what=f"operator {node.domain}.{node.op_type} is not part of ONNX Runtime",
+            fix="express it with standard ONNX operators",
+        )
+        for node in proto.graph.node
+        if node.domain not in _KNOWN_DOMAINS
     ]
-    while pending:
-        index = pending[-1]
-        missing = [maker[name] for name in _consumed(graph.node[index]) if name in maker and maker[name] not in done]
-        if missing and index not in done:
-            pending += reversed(missing)
-            continue
-        done.setdefault(pending.pop())
-    nodes = [copy.deepcopy(graph.node[index]) for index in done]
-    for node in nodes:
-        if node.op_type == "ReorderOutput":
-            node.name = f"{node.output[0]}_reorder"
-    return nodes
-
-
-def _consumed(node: onnx.NodeProto) -> list[str]:
-    """Names of the tensors that a node reads, in its subgraphs too."""
-    graphs = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
-    return [*node.input, *(name for graph in graphs for inner in graph.node for name in _consumed(inner))]
-
-
-def _of(profile: TargetProfile) -> OnnxRuntimeOptions:
-    assert isinstance(profile.engine, OnnxRuntimeOptions), profile.engine.name
-    return profile.engine
-
-
-def _options(profile: TargetProfile, optimization: str) -> dict[str, object]:
-    options = _of(profile)
-    return {
-        "providers": list(options.providers),
-        "threads": options.threads,
-        "allow_spinning": options.allow_spinning,
-        "memory_pattern": options.memory_pattern,
-        "denormal_as_zero": options.denormal_as_zero,
-        "optimization": optimization,
-    }

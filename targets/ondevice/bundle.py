@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .built import BUILT, waits_for_device
 from .failure import BAD_INPUT, REFUSED, Failure
 from .session import read_json, sha256_of
 
@@ -18,7 +19,7 @@ _FIX = "copy the bundle again from where it was built; use none whose check fail
 
 
 def check_bundle(folder: Path) -> dict[str, Any]:
-    """The manifest of a bundle whose files are exactly those it lists.
+    """The manifest of a bundle whose files are exactly those it lists, but for what this device built from them.
 
     Raises:
         Failure: There is no valid manifest (3), or a file is changed, missing, extra or a link (4).
@@ -37,6 +38,8 @@ def check_bundle(folder: Path) -> dict[str, Any]:
         raise _refused("the bundle holds {}".format(", ".join(extra)), f"{MANIFEST} does not list it")
     for name in sorted(listed):
         _check_file(folder / name, name, listed[name])
+    if (folder / BUILT).exists() and not waits_for_device(folder):
+        raise _refused(f"the bundle holds {BUILT}", "its engine is not one that a device builds")
     return manifest
 
 
@@ -63,8 +66,11 @@ def _listed(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _present(folder: Path) -> list[str]:
+    """Every file below ``folder``, but for what this device built."""
     found = []
     for root, folders, files in os.walk(str(folder), followlinks=False):
+        if BUILT in folders and root == str(folder) and not (folder / BUILT).is_symlink():
+            folders.remove(BUILT)
         for name in folders + files:
             path = Path(root) / name
             mode = path.lstat().st_mode

@@ -54,7 +54,20 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
         facts.update(onnxruntime=None, providers=[])
     for key, package in _RUNTIMES.items():
         facts[key] = _version(package)
+    facts["openvino_devices"] = _openvino_devices() if facts["openvino"] else {}
     return facts
+
+
+def _openvino_devices() -> dict[str, str]:
+    """Full names of the devices whose plugin works here."""
+    from .openvino_module import import_openvino, openvino_errors, plugins
+
+    try:
+        return plugins(import_openvino().Core())
+    except Failure:
+        return {}
+    except openvino_errors():
+        return {}
 
 
 def _version(package: str) -> str | None:
@@ -72,8 +85,8 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
     result = verify_bundle(_folder(options))
     worst = max(item["worst_error"] for item in result["outputs"].values())
     sys.stderr.write(
-        "OK: {} files as listed, {} golden samples reproduced, worst error {:.3g} (onnxruntime {})\n".format(
-            result["files"], result["samples"], worst, result["runtime_version"]
+        "OK: {} files as listed, {} golden samples reproduced, worst error {:.3g} ({} {})\n".format(
+            result["files"], result["samples"], worst, result["runtime"], result["runtime_version"]
         )
     )
     return result

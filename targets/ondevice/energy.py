@@ -11,6 +11,7 @@ import numpy as np
 
 from . import integration, loads, signals, telemetry
 from .arrays import read_inputs
+from .built import engine_folder
 from .failure import DEVICE, Failure
 from .runner import engine_errors, open_runner
 from .session import one_sample_feeds, read_spec
@@ -70,6 +71,7 @@ def measure_energy(
     Raises:
         Failure: The input does not fit (3), it is another engine (4), device, runtime or sensor fail (6).
     """
+    folder = engine_folder(folder)
     spec = read_spec(folder)
     feeds = one_sample_feeds({k: v[:_ROTATION] for k, v in read_inputs(samples).items()}, spec)
     found = signals.find(root)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .arrays import read_inputs, write_arrays
+from .built import engine_folder
 from .failure import DEVICE, Failure
 from .runner import engine_errors, open_runner
 from .session import one_sample_feeds, read_spec
@@ -21,6 +22,7 @@ def infer_file(folder: Path, inputs: str, out: str, batch: int) -> dict[str, Any
     Raises:
         Failure: The inputs do not fit (3), the engine was changed (4), or the runtime fails (5, 6).
     """
+    folder = engine_folder(folder)
     spec = read_spec(folder)
     arrays = read_inputs(inputs)
     samples = len(one_sample_feeds(arrays, spec))

@@ -62,7 +62,14 @@ def profile_layers(folder: Path, samples: str, iterations: int) -> dict[str, Any
     if iterations < 1:
         raise Failure(BAD_INPUT, "nothing to profile", f"iterations is {iterations}", "give at least 1")
     spec = read_spec(folder)
+    if spec.get("engine", "onnxruntime") not in {"onnxruntime", "openvino"}:
+        what = "the layers of this engine are not timed one by one"
+        raise Failure(BAD_INPUT, what, "this engine is one of {}".format(spec["engine"]), "measure it as a whole")
     feeds = one_sample_feeds({k: v[:_ROTATION] for k, v in read_inputs(samples).items()}, spec)
+    if spec.get("engine") == "openvino":
+        from .openvino_layers import profile_openvino
+
+        return profile_openvino(folder, spec, feeds, iterations)
     runtime = import_runtime()
     try:
         plain = _loop(_open(folder, spec, ""), feeds, iterations)

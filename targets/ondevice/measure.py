@@ -11,6 +11,7 @@ import numpy as np
 
 from . import affinity, memory, outputs, telemetry
 from .arrays import read_inputs
+from .built import engine_folder
 from .failure import BAD_INPUT, DEVICE, ENVIRONMENT, REFUSED, Failure
 from .opening import Opened, open_and_run, peaks
 from .runner import engine_errors
@@ -68,6 +69,7 @@ def measure_engine(
         Failure: The input does not fit (3), the engine is another one (4), there is too little memory (5), or the
             device or its runtime fails (6).
     """
+    folder = engine_folder(folder)
     spec = read_spec(folder)
     if engine_sha256 and engine_sha256 != spec["sha256"]:
         raise Failure(
@@ -88,6 +90,7 @@ def measure_engine(
             else:
                 report, got = _loaded(opened, feeds, scenario, limits, conditions.root)
             report["mem"] = peaks(opened)
+            report.update(_stages(opened, feeds[0], scenario))
             report["swap_bytes"] = memory.swapped()
     except (Failure, MemoryError):
         raise
@@ -177,6 +180,12 @@ def _loaded(
     report.update(warmup_n=len(warm), warmup_median_ns=round(expected_ns), telemetry=sampled)
     ran = min(report.pop("calls"), len(feeds))
     return report, [stream.outputs()[:ran] for stream in streams]
+
+
+def _stages(opened: Opened, feed: Mapping[str, np.ndarray], scenario: Scenario) -> dict[str, Any]:
+    """``stages``: the parts of an inference, where the runtime can tell them; measured after the scenario."""
+    found = None if scenario.kind == "cold" else opened.runner.stages(feed)
+    return {} if found is None else {"stages": found}
 
 
 def _check(

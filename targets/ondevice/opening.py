@@ -27,7 +27,7 @@ class Opened(NamedTuple):
         peaks_split: Whether the kernel let the peak of loading be told from that of running.
         dropped: Whether no page of the engine file was in the page cache before it was loaded.
         import_ns: Import of the runtime.
-        load_ns: Opening the engine.
+        load_ns: Opening the engine, compiling it for the feed's shapes where its runtime does.
         first_ns: The first inference.
         seen: What the kernel counted from load to first inference (`timing.Witness`).
     """
@@ -69,6 +69,7 @@ def open_and_run(
     witness = Witness(root)
     start = clock()
     runner = open_runner(folder, spec)
+    runner.prepare(feed)
     load_ns = clock() - start
     load_peak = memory.peak()
     resettable = memory.reset_peak() and resettable

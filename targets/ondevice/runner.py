@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .failure import BAD_INPUT, Failure
 from .session import Runtime, Session, import_runtime, open_session, runtime_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+_TENSORRT = frozenset({"tensorrt", "tensorrt-rtx"})
 
 
 class Bound(NamedTuple):
@@ -45,28 +48,84 @@ class Runner(ABC):
     def bind(self, feeds: Sequence[Mapping[str, np.ndarray]], like: Sequence[np.ndarray]) -> Bound:
         """Calls on ``feeds`` whose outputs have the shapes and dtypes of ``like``; of its own, for one thread."""
 
+    def prepare(self, feed: Mapping[str, np.ndarray]) -> None:  # noqa: B027 - most runtimes have nothing to do
+        """Gets ready for feeds of these shapes; part of loading, where a runtime compiles for shapes.
 
-def load_runtime(_spec: Mapping[str, Any]) -> None:
+        Raises:
+            Failure: The runtime refuses these shapes (6).
+        """
+
+    def stages(self, _feed: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+        """Time of each part of an inference (transfers, compute, enqueue), in ns; None where no runtime tells it."""
+        return None
+
+
+def load_runtime(spec: Mapping[str, Any]) -> None:
     """Imports the runtime, so that this is not counted as loading the engine.
 
     Raises:
-        Failure: It is not installed here (6).
+        Failure: It is not installed here (6), or nothing was built yet (3).
     """
-    import_runtime()
+    name = _engine(spec)
+    if name == "openvino":
+        from .openvino_module import import_openvino
+
+        import_openvino()
+    elif name in _TENSORRT:
+        from .tensorrt_runner import load_tensorrt
+
+        load_tensorrt()
+    else:
+        import_runtime()
 
 
 def open_runner(folder: Path, spec: Mapping[str, Any]) -> Runner:
     """Opens the engine of ``folder``.
 
     Raises:
-        Failure: The runtime is missing, lacks a provider or refuses the engine (6).
+        Failure: The runtime is missing, lacks a provider or refuses the engine (6), or nothing was built yet (3).
     """
+    name = _engine(spec)
+    if name == "openvino":
+        from .openvino_runner import open_openvino
+
+        return open_openvino(folder, spec)
+    if name in _TENSORRT:
+        from .tensorrt_runner import open_tensorrt
+
+        return open_tensorrt(folder, spec)
     return _OnnxRunner(import_runtime(), open_session(folder, spec), [item["name"] for item in spec["outputs"]])
 
 
-def engine_errors(_spec: Mapping[str, Any]) -> tuple[type[Exception], ...]:
+def engine_errors(spec: Mapping[str, Any]) -> tuple[type[Exception], ...]:
     """The exceptions by which the runtime reports a fault."""
+    name = _engine(spec)
+    if name == "openvino":
+        from .openvino_module import openvino_errors
+
+        return openvino_errors()
+    if name in _TENSORRT:
+        from .tensorrt_runner import tensorrt_errors
+
+        return tensorrt_errors()
     return runtime_errors()
+
+
+def _engine(spec: Mapping[str, Any]) -> str:
+    """The runtime that a folder asks for; folders of the first version name none and mean ONNX Runtime."""
+    name = str(spec.get("engine", "onnxruntime"))
+    if spec.get("build_on_device") is True:
+        raise Failure(
+            BAD_INPUT,
+            "the engine is not built on this device yet",
+            f"the folder holds the model and the plan from which {name} builds here",
+            "ondevice.pyz build FOLDER",
+        )
+    if name not in {"onnxruntime", "openvino", *_TENSORRT}:
+        raise Failure(
+            BAD_INPUT, f"no engine is called {name!r}", "engine.json names it", "use the ondevice.pyz of the bundle"
+        )
+    return name
 
 
 class _OnnxRunner(Runner):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .failure import BAD_INPUT, DEVICE, ENVIRONMENT, REFUSED, Failure
+from .providers import check_built_in, check_in_use, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,8 +66,20 @@ def read_spec(folder: Path) -> dict[str, Any]:
             "it lacks {}".format(", ".join(missing)) if missing else "its schema is {!r}, not 1".format(spec["schema"]),
             "build the engine again",
         )
-    _check_options(spec["options"])
-    name = spec["file"]
+    if spec.get("engine", "onnxruntime") == "onnxruntime":
+        _check_options(spec["options"])
+    elif not isinstance(spec["options"], dict):
+        raise Failure(BAD_INPUT, "engine.json is not valid", "its options are no object", "build the engine again")
+    _check_file(folder, spec["file"], spec["sha256"])
+    others = spec.get("files", {})
+    if not isinstance(others, dict):
+        raise Failure(BAD_INPUT, "engine.json is not valid", "its files are no names and hashes", "build it again")
+    for name in sorted(others):
+        _check_file(folder, name, others[name])
+    return spec
+
+
+def _check_file(folder: Path, name: object, digest: object) -> None:
     if not isinstance(name, str) or name != os.path.basename(name) or name in {"", ".", ".."}:  # noqa: PTH119
         raise Failure(
             REFUSED, "engine.json names a file outside its folder", repr(name), "use a bundle that edgepress wrote"
@@ -75,14 +88,13 @@ def read_spec(folder: Path) -> dict[str, Any]:
     if path.is_symlink() or not path.is_file():
         raise Failure(BAD_INPUT, f"the engine file {name} is missing", "it is no plain file", "copy it again")
     found = sha256_of(path)
-    if found != spec["sha256"]:
+    if found != digest:
         raise Failure(
             REFUSED,
             f"the engine file {name} is not the one that was built",
-            "its sha256 is {}, engine.json says {}".format(found, spec["sha256"]),
+            f"its sha256 is {found}, engine.json says {digest}",
             "copy the bundle again, or build the engine again",
         )
-    return spec
 
 
 def _check_options(options: object) -> None:
@@ -91,10 +103,13 @@ def _check_options(options: object) -> None:
         "threads": int,
         "allow_spinning": bool,
         "memory_pattern": bool,
+        "arena": bool,
         "denormal_as_zero": bool,
         "optimization": str,
+        "provider_options": dict,
     }
-    given = options if isinstance(options, dict) else {}
+    given: dict[str, Any] = {"arena": True, "provider_options": {}}
+    given.update(options if isinstance(options, dict) else {})
     wrong = sorted(name for name, kind in wanted.items() if not isinstance(given.get(name), kind))
     if not wrong and given["optimization"] not in _LEVELS:
         wrong = ["optimization"]
@@ -156,6 +171,7 @@ def session_options(runtime: Runtime, options: Mapping[str, Any]) -> Options:
     settings.inter_op_num_threads = 1
     settings.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
     settings.enable_mem_pattern = bool(options["memory_pattern"])
+    settings.enable_cpu_mem_arena = bool(options.get("arena", True))
     settings.log_severity_level = 3
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options["allow_spinning"] else "0")
     settings.add_session_config_entry("session.set_denormal_as_zero", "1" if options["denormal_as_zero"] else "0")
@@ -179,16 +195,12 @@ def open_session(
     options = spec["options"]
     settings = session_options(runtime, options)
     configure(settings)
-    absent = [name for name in options["providers"] if name not in runtime.get_available_providers()]
-    if absent:
-        raise Failure(
-            DEVICE,
-            "this onnxruntime has no {}".format(", ".join(absent)),
-            "it has {}".format(", ".join(runtime.get_available_providers())),
-            "install the onnxruntime build that has it, or build the bundle for another target",
-        )
+    check_built_in(options["providers"], runtime.get_available_providers())
     try:
-        return runtime.InferenceSession(str(folder / spec["file"]), settings, providers=list(options["providers"]))
+        # No fallback of the binding's own: it would retry on the CPU, and say so on stdout only.
+        session = runtime.InferenceSession(
+            str(folder / spec["file"]), settings, providers=listed(options), enable_fallback=0
+        )
     except runtime_errors() as error:
         if out_of_memory(error):
             raise MemoryError(str(error)) from error
@@ -198,6 +210,8 @@ def open_session(
             " ".join(str(error).split())[:500],
             "install onnxruntime=={}, with which it was built".format(spec.get("runtime_version", "?")),
         ) from error
+    check_in_use(options["providers"], session.get_providers())
+    return session
 
 
 def one_sample_feeds(arrays: Mapping[str, np.ndarray], spec: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:

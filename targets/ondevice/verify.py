@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .arrays import read_arrays
+from .built import engine_folder
 from .bundle import check_bundle
 from .failure import BAD_INPUT, DEVICE, REFUSED, Failure
-from .runner import open_runner
+from .runner import engine_errors, open_runner
 from .session import one_sample_feeds, read_spec
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
     """
     manifest = check_bundle(folder)
     spec = read_spec(folder)
-    if manifest.get("engine_sha256") != spec["sha256"]:
+    delivered = spec["sha256"]
+    if manifest.get("engine_sha256") != delivered:
         raise Failure(
             REFUSED,
             "the manifest is for another engine",
@@ -55,9 +57,16 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
             "manifest.json says {}".format(golden.get("samples")),
             "copy the bundle again from where it was built",
         )
+    if spec.get("build_on_device") is True:
+        folder = engine_folder(folder)
+        spec = read_spec(folder)
     runner = open_runner(folder, spec)
     names = [item["name"] for item in spec["outputs"]]
-    rows = [runner.run(feed) for feed in feeds]
+    try:
+        rows = [runner.run(feed) for feed in feeds]
+    except engine_errors(spec) as error:
+        why, fix = " ".join(str(error).split())[:500], "check that the device is sound; then build for it again"
+        raise Failure(DEVICE, "the engine failed on the golden samples", why, fix) from error
     got = {name: np.concatenate([row[i] for row in rows]) for i, name in enumerate(names)}
     outputs = compare_outputs(got, wanted, rtol, atol)
     return {
@@ -65,7 +74,10 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
         "files": len(manifest["files"]),
         "samples": len(feeds),
         "outputs": outputs,
-        "engine_sha256": spec["sha256"],
+        "engine_sha256": delivered,
+        "built_sha256": None if spec["sha256"] == delivered else spec["sha256"],
+        "engine": spec.get("engine", "onnxruntime"),
+        "runtime": spec.get("runtime", "onnxruntime"),
         "runtime_version": runner.runtime_version,
         "built_with": spec.get("runtime_version"),
     }
@@ -127,5 +139,5 @@ def _off(name: str, why: str) -> Failure:
         DEVICE,
         f"output {name!r} is not what the bundle promises",
         why,
-        "install the onnxruntime version of requirements.txt; if it stays, this CPU computes differently: build for it",
+        "install the runtime version of requirements.txt; if it stays, this device computes differently: build for it",
     )

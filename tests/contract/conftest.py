@@ -1,4 +1,4 @@
-"""Tiny models for the contract suites: one float, one with explicit Q/DQ, both with a free batch axis."""
+"""Tiny models for the contract suites: one float, two with explicit Q/DQ, all with a free batch axis."""
 
 from __future__ import annotations
 
@@ -80,10 +80,39 @@ def int8_model(path: Path) -> Path:
     return _save(path, nodes, constants, FREE_BATCH)
 
 
+def symmetric_model(path: Path) -> Path:
+    """The same net as TensorRT wants it: s8 activations and weights, zero point 0, float bias, Q before the Conv."""
+    rng = np.random.default_rng(7)
+    constants = {
+        "sx": np.array(np.float32(0.03)),
+        "zx": np.array(np.int8(0)),
+        "sw": np.full(16, 0.02, np.float32),
+        "zw": np.zeros(16, np.int8),
+        "w": rng.integers(-100, 100, (16, 3, 3, 3)).astype(np.int8),
+        "b": rng.normal(size=16).astype(np.float32),
+        "v": rng.normal(size=(4, 16)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "sx", "zx"], ["xq"], name="xq"),
+        helper.make_node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"], name="xd"),
+        helper.make_node("DequantizeLinear", ["w", "sw", "zw"], ["wd"], name="wd", axis=0),
+        helper.make_node("Conv", ["xd", "wd", "b"], ["h"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["h"], ["r"], name="relu"),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"], name="pool"),
+        helper.make_node("Flatten", ["g"], ["f"], name="flatten"),
+        helper.make_node("Gemm", ["f", "v"], ["y"], name="head", transB=1),
+    ]
+    return _save(path, nodes, constants, FREE_BATCH)
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> dict[str, Path]:
-    """Paths of the two models, by precision."""
-    return {"fp32": float_model(tmp_path / "float.onnx"), "int8": int8_model(tmp_path / "int8.onnx")}
+    """Paths of the models, by precision; int8 in the dialect of ONNX Runtime and in that of TensorRT."""
+    return {
+        "fp32": float_model(tmp_path / "float.onnx"),
+        "int8": int8_model(tmp_path / "int8.onnx"),
+        "int8-symmetric": symmetric_model(tmp_path / "symmetric.onnx"),
+    }
 
 
 @pytest.fixture

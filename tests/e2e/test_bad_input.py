@@ -325,4 +325,4 @@ def test_a_full_disk_is_resumable(project: SimpleNamespace, tmp_path: Path, edge
     assert "EDGEPRESS_CACHE" in first
     assert [line.split()[1] for line in done.stdout.splitlines()[:-1]] == ["data"]
     assert done.returncode == 0, second
-    assert second.startswith("data                 reused")
+    assert second.startswith("data                     reused")

@@ -170,6 +170,8 @@ COMMANDS = [
     "compare",
     "layers",
     "report",
+    "targets validate",
+    "targets probe",
     "devices",
     "devices add",
     "devices trust",

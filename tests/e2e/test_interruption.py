@@ -85,7 +85,7 @@ def test_stopped_in_training(edgepress: Run, edgepress_program: Path, project: S
     ]  # fmt: skip
     done = edgepress(*arguments, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("data                 reused")
+    assert done.stderr.startswith("data                     reused")
     assert list((tmp_path / "cache" / "tmp").iterdir()) == []
 
 

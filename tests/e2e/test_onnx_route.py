@@ -22,6 +22,8 @@ threads = 1
 onnx = "net.onnx"
 [data]
 npz = "data.npz"
+[build]
+candidates = ["fp32", "int8"]
 [budget]
 accuracy_drop = 0.2
 [benchmark]

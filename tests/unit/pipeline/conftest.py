@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, final
 
 import pytest
 
 from pipeline.artifacts import Measurement, OnnxModel, TorchModel, Verdict
-from pipeline.stages.base import Context, Stage
+from pipeline.events import CandidateDropped
+from pipeline.stages.base import WITHDRAWN, Context, Stage
 from targets.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class ManyInputs:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Make(Stage[NoInputs]):
-    """Writes a text; or fails, when told to."""
+    """Writes a text; or fails or withdraws, when told to."""
 
     name = "make"
     version = 1
@@ -44,10 +45,16 @@ class Make(Stage[NoInputs]):
 
     text: str
     calls: list[str] | None = None
+    error: BaseException | None = field(default=None, metadata={"key": False})
 
     def run(self, src: NoInputs, out: Path, context: Context) -> Mapping[str, Any]:
         (out / "text").write_text(self.text, encoding="utf-8")
         context.progress(0.5, "half way", figure=1.0)
+        if self.text == "raise" and self.error is not None:
+            raise self.error
+        if self.text == "withdraw":
+            (out / "text").unlink()
+            return {WITHDRAWN: "no gain"}
         if self.text == "bad":
             raise InputError("bad text", "it is bad", "give another")
         return {"length": len(self.text)}
@@ -73,6 +80,26 @@ class Double(Stage[OneInput]):
             raise InputError("it holds a 7", "no 7 may pass", "use another digit")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ToTell:
+    models: tuple[OnnxModel, ...]
+    dropped: tuple[CandidateDropped, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tell(Stage[ToTell]):
+    """Tells what is there and what was dropped."""
+
+    name = "tell"
+    version = 1
+    consumes = ToTell
+    produces = OnnxModel
+
+    def run(self, src: ToTell, out: Path, context: Context) -> Mapping[str, Any]:
+        return {"models": [model.node for model in src.models], "dropped": [item.name for item in src.dropped]}
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choose(Stage[ManyInputs]):
@@ -93,4 +120,6 @@ class Choose(Stage[ManyInputs]):
 @pytest.fixture(scope="session")
 def toys() -> SimpleNamespace:
     """The stages, for tests that make plans of them."""
-    return SimpleNamespace(Make=Make, Double=Double, Choose=Choose, Measurement=Measurement, OneInput=OneInput)
+    return SimpleNamespace(
+        Make=Make, Double=Double, Choose=Choose, Tell=Tell, Measurement=Measurement, OneInput=OneInput
+    )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FACTORIES = 'raise RuntimeError("called")\ndef net():\n    pass\ndef data():\n    pass\n'
+PLAIN = ('build.candidates=["fp32", "int8"]',)  # one engine, however many the profile names
 HEAD = 'task = "classification"\n[model]\nfactory = "user.py:net"\n{weights}\n[data]\nfactory = "user.py:data"\n'
 
 
@@ -32,7 +33,7 @@ def names(found: Recipe) -> list[str]:
 
 def test_a_full_recipe_has_every_stage_in_order(tmp_path: Path) -> None:
     """Three candidates: dense, pruned, int8; the plan's own type check passed."""
-    found = recipe(tmp_path, "[train]\nepochs = 1\n[prune]\nratio = 0.5\n[distill]\nepochs = 1\n")
+    found = recipe(tmp_path, "[train]\nepochs = 1\n[prune]\nratio = 0.5\n[distill]\nepochs = 1\n", overrides=PLAIN)
     assert names(found) == [
         "data", "train", "prune", "distill", "export:dense", "export", "calibrate", "quantize",
         "build:dense-fp32", "build:fp32", "build:int8", "benchmark", "gate", "bundle", "report",
@@ -42,7 +43,7 @@ def test_a_full_recipe_has_every_stage_in_order(tmp_path: Path) -> None:
 def test_a_plain_recipe_quantises_what_it_loads(tmp_path: Path) -> None:
     """Without [prune] there are two candidates and one export."""
     (tmp_path / "w.safetensors").write_bytes(b"any")
-    found = recipe(tmp_path, weights='weights = "w.safetensors"')
+    found = recipe(tmp_path, weights='weights = "w.safetensors"', overrides=PLAIN)
     assert names(found) == [
         "data", "load", "export", "calibrate", "quantize",
         "build:fp32", "build:int8", "benchmark", "gate", "bundle", "report",
@@ -62,7 +63,7 @@ def test_an_onnx_file_starts_at_import(tmp_path: Path) -> None:
     (tmp_path / "data.npz").write_bytes(b"any")
     text = 'task = "fidelity"\n[model]\nonnx = "net.onnx"\n[data]\nnpz = "data.npz"\n'
     (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
-    assert names(load_recipe(tmp_path))[:3] == ["data", "import", "calibrate"]
+    assert names(load_recipe(tmp_path, PLAIN))[:3] == ["data", "import", "calibrate"]
 
 
 def test_all_missing_files_are_told_at_once(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_a_stage_that_measures_nothing_runs_for_any_target(tmp_path: Path) -> No
     """Quantising for a board needs no board."""
     profile = load_profile("x86-64-vnni" if machine.arch() == "aarch64" else "raspberry-pi-5")
     plan = compose(recipe(tmp_path, "[train]\nepochs = 1\n"), profile, until="quantize")
-    assert plan.nodes[-1].name == "quantize"
+    assert plan.nodes[-1].stage.name == "quantize"
 
 
 def test_no_path_of_a_recipe_is_part_of_a_key(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_a_device_is_asked_only_for_a_plan_that_measures(tmp_path: Path) -> None
     """Quantising needs no board, even when the recipe names one."""
     found = recipe(tmp_path, "[train]\nepochs = 1\n", overrides=("benchmark.device=pi5",))
     plan = compose(found, load_profile("host"), until="quantize", ask=lambda _: pytest.fail("asked"))
-    assert plan.nodes[-1].name == "quantize"
+    assert plan.nodes[-1].stage.name == "quantize"
 
 
 def test_limits_of_the_device_reach_the_measurement_only(tmp_path: Path) -> None:

@@ -154,3 +154,44 @@ def test_reasons_carry_the_evidence(known: dict[str, Any], end: str) -> None:
         lambda _a, _b: {"ratio": 0.5, "ci95": [0.45, 0.55], **known},
     )
     assert found.of_each["int8"][0].endswith(end)
+
+
+def test_what_is_not_measured_never_beats_what_is() -> None:
+    """In either order, whatever their sizes; and nobody is asked to compare them."""
+
+    def never(_a: str, _b: str) -> dict[str, Any]:
+        raise AssertionError
+
+    lost = {"latency_ms": None, "memory_bytes": None, "unmeasured": "no GPU here"}
+    found = decide([candidate("fp32"), candidate("int8", **lost)], BudgetSection(), never)
+    assert found.chosen == "fp32"
+    assert "it is not measured (no GPU here)" in found.of_each["int8"][0]
+    found = decide([candidate("fp32", size_bytes=1, **lost), candidate("int8")], BudgetSection(), never)
+    assert found.chosen == "int8"
+    assert "measured, which fp32 is not" in found.reasons[0]
+
+
+def test_what_is_not_measured_meets_no_ceiling() -> None:
+    """Nobody knows its latency: where one is asked for, it is the last to ship."""
+    lost = candidate("int8", latency_ms=None, memory_bytes=None, unmeasured="no GPU here")
+    found = decide([candidate("fp32", latency_ms=9.0), lost], BudgetSection(latency_ms=1.0), comparer())
+    assert (found.chosen, found.met_budget) == ("fp32", False)
+    assert "nobody knows whether it meets latency_ms" in found.of_each["int8"][0]
+
+
+def test_when_none_is_measured_it_is_as_without_measurement() -> None:
+    """The smaller one wins, and it is said."""
+    lost = {"latency_ms": None, "memory_bytes": None, "unmeasured": "no GPU here"}
+    both = [candidate("fp32", **lost), candidate("int8", **lost)]
+    found = decide(both, BudgetSection(latency_ms=1.0), comparer())
+    assert (found.chosen, found.met_budget) == ("int8", True)
+    assert "latency was not measured" in found.reasons[0]
+
+
+def test_two_that_are_not_measured_beside_one_that_is() -> None:
+    """Among those the smaller one leads, until a measured one comes."""
+    lost = {"latency_ms": None, "memory_bytes": None, "unmeasured": "no GPU here"}
+    three = [candidate("dense-fp32", **lost), candidate("fp32", **lost), candidate("int8")]
+    assert decide(three, BudgetSection(), comparer()).chosen == "int8"
+    low = [candidate("dense-fp32", **lost), candidate("fp32", **lost), candidate("int8", accuracy=0.1)]
+    assert decide(low, BudgetSection(), comparer()).chosen == "fp32"

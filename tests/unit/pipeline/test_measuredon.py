@@ -11,7 +11,8 @@ from pipeline.recipe import BenchmarkSection
 from targets import machine
 from targets.devices.base import DeviceFacts
 from targets.errors import DeviceError, InputError
-from targets.profile import DeviceSection, TargetProfile, load_profile
+from targets.options import OnnxRuntimeOptions, OpenVinoOptions, TensorRtOptions
+from targets.profile import Alternative, DeviceSection, Quantization, TargetProfile, load_profile
 
 FOREIGN = "x86-64-vnni" if machine.arch() == "aarch64" else "raspberry-pi-5"
 
@@ -77,3 +78,41 @@ def test_an_unknown_device_is_bad_input(tmp_path: Any, monkeypatch: pytest.Monke
     monkeypatch.setenv("EDGEPRESS_DEVICES", str(tmp_path))
     with pytest.raises(InputError, match="nosuch"):
         measured_on("nosuch", load_profile("host"))
+
+
+def gpu(profile: TargetProfile, *names: str) -> TargetProfile:
+    """The profile with other engines."""
+    engines = {
+        "openvino": OpenVinoOptions(name="openvino"),
+        "tensorrt": TensorRtOptions(name="tensorrt"),
+        "onnxruntime": OnnxRuntimeOptions(name="onnxruntime"),
+    }
+    wants = Quantization(scheme="trt")
+    others = tuple(Alternative(engine=engines[name], quantization=wants) for name in names[1:])
+    return profile.model_copy(update={"engine": engines[names[0]], "quantization": wants, "alternatives": others})
+
+
+def test_a_target_of_which_no_engine_runs_here_is_not_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The right CPU is not enough: the error says what is missing, of each engine, before any work."""
+    here = load_profile("host")
+    monkeypatch.setattr("pipeline.stages.answers.runs_here", lambda profile: f"no {profile.engine.name} here")
+    with pytest.raises(DeviceError, match="no engine of target") as caught:
+        measured_on("local", gpu(here, "tensorrt", "openvino"))
+    assert caught.value.why == "tensorrt: no tensorrt here; openvino: no openvino here"
+    assert measured_on("local", gpu(here, "tensorrt", "onnxruntime")).name == "local"
+
+
+def test_with_one_engine_that_runs_here_it_is_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are left out later, by name."""
+    monkeypatch.setattr("pipeline.stages.answers.runs_here", lambda p: "" if p.engine.name == "openvino" else "no")
+    assert measured_on("local", gpu(load_profile("host"), "tensorrt", "openvino")).name == "local"
+
+
+def test_a_device_without_any_of_the_runtimes_is_refused() -> None:
+    """One of them is enough; what a device does not tell of is not held against it."""
+    profile = gpu(load_profile(FOREIGN), "tensorrt", "openvino")
+    with pytest.raises(DeviceError, match="need one of: tensorrt, openvino"):
+        measured_on("board", profile, ask=lambda _: facts(profile, tensorrt=None, openvino=None))
+    found = measured_on("board", profile, ask=lambda _: facts(profile, tensorrt="10.3.0", openvino=None))
+    assert found.fingerprint.endswith("/ tensorrt 10.3.0")
+    assert measured_on("board", profile, ask=lambda _: facts(profile)).name == "board"

@@ -12,8 +12,8 @@ from targets import errors
 from targets.errors import EdgepressError, Fault, error_from_json, faults_error, nearest
 
 CODES = {
-    "UsageError": 2, "InputError": 3, "RefusedError": 4, "EnvironmentFailure": 5, "DeviceError": 6, "DeviceLost": 6,
-    "BudgetError": 7, "Interrupted": 130,
+    "UsageError": 2, "InputError": 3, "RefusedError": 4, "EnvironmentFailure": 5, "DiskFailure": 5, "DeviceError": 6,
+    "DeviceLost": 6, "BudgetError": 7, "Interrupted": 130,
 }  # fmt: skip
 FAULTS = st.lists(st.builds(Fault, where=st.text(), what=st.text(), fix=st.text()), max_size=3)
 

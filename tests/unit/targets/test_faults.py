@@ -87,3 +87,45 @@ def test_good_file_is_read(tmp_path: Path) -> None:
     """Tables come as dicts."""
     (tmp_path / "r.toml").write_text("a = 1\n[b]\nc = 'é'\n", encoding="utf-8")
     assert read_toml(tmp_path / "r.toml", "the recipe") == {"a": 1, "b": {"c": "é"}}
+
+
+class Alpha(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: Literal["alpha"]
+    size: int = 1
+
+
+class Beta(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: Literal["beta", "beta-two"]
+    pair: tuple[int, int] = (1, 2)
+
+
+class Row(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    engine: Annotated[Alpha | Beta, Field(discriminator="name")]
+
+
+class Rows(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    rows: tuple[Row, ...]
+
+
+@pytest.mark.parametrize(
+    ("engine", "where", "what", "fix"),
+    [
+        ({"name": "alpha", "size": "x"}, "rows.0.engine.size", "'x' is not valid", "integer"),
+        ({"name": "alpha", "sise": 1}, "rows.0.engine.sise", "no such key", "'size'"),
+        ({"name": "beta-two", "pear": 1}, "rows.0.engine.pear", "no such key", "'pair'"),
+        ({"name": "beta", "pair": [1]}, "rows.0.engine.pair.1", "is missing", "one more value"),
+        ({"name": "alfa"}, "rows.0.engine.name", "'alfa' is not allowed", "'alpha'"),
+        ({"size": 1}, "rows.0.engine.name", "is missing", 'name = "alpha"'),
+        (3, "rows.0.engine", "3 is no table", "[rows.0.engine]"),
+    ],
+)
+def test_a_table_of_several_kinds_is_named_as_in_the_file(engine: object, where: str, what: str, fix: str) -> None:
+    """Promise: the place is the key path of the file; which kind of table it is stands in no path."""
+    with pytest.raises(ValidationError) as caught:
+        Rows.model_validate({"rows": [{"engine": engine}]})
+    (fault,) = faults_of(caught.value, Rows)
+    assert (fault.where, what in fault.what, fix in fault.fix) == (where, True, True), fault

@@ -16,6 +16,7 @@ name = "board"
 description = "my board"
 [hardware]
 arch = "x86_64"
+isa = ["avx2", "avx_vnni"]
 [engine]
 name = "onnxruntime"
 [quantization]
@@ -37,7 +38,13 @@ def _refused(target: str) -> InputError:
 
 def test_the_promised_profiles_are_there() -> None:
     """The profiles named in the documentation come with the package."""
-    assert {"host", "x86-64-vnni", "x86-64-avx2", "raspberry-pi-5"} <= set(profile_names())
+    assert set(profile_names()) == {
+        "host", "raspberry-pi-4", "raspberry-pi-5", "arm64-v8", "arm64-dotprod", "arm64-i8mm", "android-arm64",
+        "jetson-nano", "jetson-xavier-nx", "jetson-orin-nano", "jetson-orin-nx", "jetson-orin-nx-dla",
+        "jetson-agx-orin", "jetson-agx-orin-dla", "jetson-thor", "x86-64-sse42", "x86-64-avx2", "x86-64-avx512",
+        "x86-64-vnni", "x86-64-avx-vnni", "x86-64-amx", "intel-n100", "amd-zen3", "amd-zen4", "nvidia-t4",
+        "nvidia-a100", "nvidia-l4", "nvidia-h100", "nvidia-h200", "nvidia-rtx-30", "nvidia-rtx-40", "nvidia-rtx-50",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in profile_names() if name != "host"])
@@ -58,8 +65,14 @@ def test_every_bundled_profile_is_valid(name: str) -> None:
             {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"},
             "x86-64-vnni",
         ),
+        ("x86_64", {"avx2", "avx512f", "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16"}, "x86-64-amx"),
+        ("x86_64", {"avx2", "fma", "avx_vnni"}, "x86-64-avx-vnni"),
+        ("x86_64", {"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"}, "x86-64-avx512"),
         ("x86_64", {"avx2", "fma", "f16c"}, "x86-64-avx2"),
+        ("x86_64", {"sse4_2"}, "x86-64-sse42"),
         ("aarch64", {"asimd", "asimdhp", "asimddp"}, "raspberry-pi-5"),
+        ("aarch64", {"asimd", "asimddp", "i8mm"}, "arm64-i8mm"),
+        ("aarch64", {"asimd"}, "arm64-v8"),
     ],
 )
 def test_host_follows_the_cpu(arch: str, features: set[str], like: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,3 +180,48 @@ def test_a_profile_names_its_device_and_limits(tmp_path: Path) -> None:
 def test_a_device_section_that_cannot_be_is_refused(line: str, tmp_path: Path) -> None:
     """Names and CPU lists reach command lines: nothing but names and lists gets there."""
     assert "device" in str(_refused(_file(tmp_path, f"{GOOD}[device]\n{line}\n")))
+
+
+@pytest.mark.parametrize("name", ["jetson-nano", "nvidia-t4", "nvidia-rtx-40", "jetson-agx-orin-dla"])
+def test_profiles_of_gpus_ask_for_what_the_gpu_has(name: str) -> None:
+    """Promise: no int8 where the GPU has none, an ahead-of-time engine names its GPU, a DLA is asked for fp16."""
+    found = {profile.engine.name: profile for profile in load_profile(name).choices().values()}
+    if name == "jetson-nano":
+        assert "int8" not in found["tensorrt"].quantization.precisions
+    elif name == "nvidia-rtx-40":
+        assert found["tensorrt-rtx"].engine.model_dump()["compute_capabilities"] == ("8.9",)
+    elif name == "jetson-agx-orin-dla":
+        assert load_profile(name).choices()["dla"].quantization.precisions == ("fp16",)
+    else:
+        assert "int8" in found["tensorrt"].quantization.precisions
+
+
+@pytest.mark.parametrize("name", [name for name in profile_names() if name != "host"])
+def test_every_figure_has_a_source(name: str) -> None:
+    """Promise: a bundled file says where its figures are from: a page, a measurement, or the file that it extends."""
+    text = (Path(machine.__file__).parent / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
+    assert "# " in text
+    assert "https://" in text or "saturating" in text or "extends = " in text or "accumulate" in text
+
+
+@pytest.mark.parametrize("name", ["x86-64-vnni", "x86-64-avx-vnni", "x86-64-amx", "intel-n100"])
+def test_openvino_is_tried_where_vnni_is(name: str) -> None:
+    """Promise: on Intel CPUs with VNNI both engines are built, and the measurement chooses."""
+    choices = load_profile(name).choices()
+    assert list(choices) == ["", "openvino"]
+    assert choices["openvino"].quantization.scheme == "openvino"
+
+
+def test_examples_of_the_documentation_are_valid(tmp_path: Path) -> None:
+    """Promise: every profile in docs/targets.md loads as it stands."""
+    text = (Path(machine.__file__).parents[1] / "docs" / "targets.md").read_text(encoding="utf-8")
+    examples = [part.partition("```")[0] for part in text.split("```toml\n")[1:]]
+    assert len(examples) == 2
+    for example in examples:
+        assert load_profile(_file(tmp_path, example)).name in {"my-board", "camera"}
+
+
+def test_the_documentation_lists_every_target() -> None:
+    """Promise: the table in docs/targets.md has a row for each bundled profile."""
+    text = (Path(machine.__file__).parents[1] / "docs" / "targets.md").read_text(encoding="utf-8")
+    assert {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")} >= set(profile_names())

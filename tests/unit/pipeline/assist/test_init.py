@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.assist.init import Answers, recipe_text, write_recipe
-from pipeline.recipe import Recipe, consistency_faults
+from pipeline.recipe import Recipe
+from pipeline.recipe_faults import consistency_faults
 from targets.errors import EdgepressError, InputError, UsageError
 
 if TYPE_CHECKING:

@@ -58,6 +58,7 @@ class Synthetic(Device):
         self.finished = 0
         self.names: dict[str, str] = {}
         self.before: Callable[[list[str]], None] = lambda command: None
+        self.builds: dict[str, dict[str, Any]] = {}  # by folder: a result, or an error
 
     @contextlib.contextmanager
     def _open(self, wait_s: float | None) -> Iterator[Session]:
@@ -70,8 +71,11 @@ class Synthetic(Device):
         if command[0] == "measure":
             result = self._measure(command)
         nonce = command[command.index("--nonce") + 1]
-        text = json.dumps({"command": command[0], "nonce": nonce, "result": result})
-        return RawAnswer(returncode=0, stdout=text.encode(), stderr=b"", wall_s=0.3)
+        answer = {"command": command[0], "nonce": nonce, "result": result}
+        if command[0] == "build":
+            answer |= self.builds[command[1]]
+        code = 6 if "error" in answer else 0
+        return RawAnswer(returncode=code, stdout=json.dumps(answer).encode(), stderr=b"", wall_s=0.3)
 
     def _measure(self, command: Sequence[str]) -> dict[str, Any]:
         options = dict(zip(command[2::2], command[3::2], strict=False))

@@ -75,10 +75,16 @@ def engines(tmp_path: Path) -> dict[str, Path]:
         folder.mkdir()
         (folder / "e.onnx").write_bytes(name.encode())
         spec = {
+            "schema": 1,
+            "engine": "onnxruntime",
             "file": "e.onnx",
+            "runtime": "onnxruntime",
+            "runtime_version": "1",
+            "precision": "fp32",
+            "options": {},
             "sha256": name,
-            "inputs": [{"name": "x", "shape": ["n", 3]}],
-            "outputs": [{"name": "y"}],
+            "inputs": [{"name": "x", "dtype": "float32", "shape": ["n", 3]}],
+            "outputs": [{"name": "y", "dtype": "float32", "shape": ["n", 3]}],
         }
         (folder / "engine.json").write_text(json.dumps(spec), encoding="utf-8")
         found[name] = folder

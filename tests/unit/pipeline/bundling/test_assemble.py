@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from hypothesis.extra import numpy as npst
 
 from pipeline.bundling.archive import pack_archive
 from pipeline.bundling.assemble import assemble_bundle, npz_bytes
-from pipeline.bundling.manifest import read_manifest
+from pipeline.bundling.manifest import read_manifest, requirements_text
 from targets.errors import InputError, RefusedError
 from targets.ondevice_pack import pack
 
@@ -141,3 +142,59 @@ def test_a_folder_in_use_is_left_alone(build_folder: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match="not empty"):
         _assemble(build_folder, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def to_build(build_folder: Path, folder: Path, **changes: object) -> Path:
+    """The same build, as one that its device makes."""
+    shutil.copytree(build_folder, folder)
+    (folder / "build.json").write_text("{}", encoding="utf-8")
+    spec = json.loads((folder / "engine.json").read_text())
+    digest = hashlib.sha256(b"{}").hexdigest()
+    spec |= {"engine": "tensorrt", "runtime": "tensorrt", "build_on_device": True, "files": {"build.json": digest}}
+    (folder / "engine.json").write_text(json.dumps(spec | changes))
+    return folder
+
+
+def assembled(build: Path, out: Path, **more: Any) -> Path:  # noqa: ANN401
+    fields = {"name": "tiny", "target": "jetson", "precision": "int8"}
+    given: dict[str, Any] = {"golden_inputs": {"x": np.zeros((5, 4))}, "golden_outputs": {"y": np.zeros((5, 3))}}
+    assemble_bundle(out, build_folder=build, rtol=0.0, atol={"y": 0.1}, manifest_fields=fields, **given, **more)
+    return out
+
+
+def test_a_bundle_to_build_on_the_device_has_what_that_takes(build_folder: Path, tmp_path: Path) -> None:
+    """Model, build plan and program, and instructions that build before anything else; who answered is said."""
+    by = "ONNX Runtime, the same graph (it is built on the device)"
+    out = assembled(to_build(build_folder, tmp_path / "build"), tmp_path / "out", answers_by=by)
+    assert {path.name for path in out.iterdir()} == EXPECTED | {"build.json"}
+    readme = (out / "README.txt").read_text()
+    assert readme.index("ondevice.pyz build .") < readme.index("ondevice.pyz verify") < readme.index("measure")
+    assert f"the golden answers are by {by}" in readme
+    assert "tensorrt==" not in (out / "requirements.txt").read_text()
+    assert "build.json" in read_manifest(out / "manifest.json").files
+
+
+@pytest.mark.parametrize("files", [{"build.json": "0" * 64}, {"missing.bin": "0" * 64}, {"../engine.json": "0" * 64}])
+def test_what_engine_json_lists_must_be_there_as_it_says(
+    files: dict[str, str], build_folder: Path, tmp_path: Path
+) -> None:
+    """Changed, missing or outside the folder: no bundle."""
+    build = to_build(build_folder, tmp_path / "build", files=files)
+    with pytest.raises(InputError):
+        assembled(build, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "version", "line"),
+    [
+        ("onnxruntime", "1.32.0", "onnxruntime==1.32.0"),
+        ("openvino", "2026.4.1-21026-abcdef", "openvino==2026.4.1"),
+        ("tensorrt_rtx", "1.7.1.4", "tensorrt-rtx==1.7.1.4"),
+        ("tensorrt", "10.3.0", "# tensorrt (tested with 10.3.0): from the device's own system"),
+        ("tensorrt", "", "# tensorrt: from the device's own system"),
+    ],
+)
+def test_requirements_name_the_runtime_that_was_tested(runtime: str, version: str, line: str) -> None:
+    """As pip calls it and its versions; TensorRT belongs to the device's system."""
+    assert requirements_text(runtime=runtime, version=version).splitlines()[1].startswith(line)

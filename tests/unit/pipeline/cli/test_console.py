@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from pipeline.cli.console import ConsoleObserver, finished_line, json_observer
-from pipeline.events import Notice, StageFinished, StageProgress, StageStarted
+from pipeline.events import CandidateDropped, Notice, StageFinished, StageProgress, StageStarted
 
 if TYPE_CHECKING:
     import pytest
@@ -19,13 +19,13 @@ FINISHED = StageFinished(
 
 def test_a_finished_stage_is_one_line() -> None:
     """Name, time, and only the figures that it has."""
-    assert finished_line(FINISHED) == "prune                 1.2 s  accuracy 0.9750  1,234 parameters"
+    assert finished_line(FINISHED) == "prune                     1.2 s  accuracy 0.9750  1,234 parameters"
 
 
 def test_a_stage_without_figures_shows_its_title() -> None:
     """So that no line is empty."""
     plain = StageFinished(stage="gate", title="decide", reused=True, wall_s=9.0, results={}, digest="d")
-    assert finished_line(plain) == "gate                 reused  decide"
+    assert finished_line(plain) == "gate                     reused  decide"
 
 
 def test_a_log_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,3 +48,26 @@ def test_json_events_are_one_object_a_line(capsys: pytest.CaptureFixture[str]) -
     json_observer(FINISHED)
     document = json.loads(capsys.readouterr().err)
     assert (document["event"], document["stage"], document["results"]["parameters"]) == ("StageFinished", "prune", 1234)
+
+
+def test_a_dropped_candidate_is_one_line_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    """What, why and fix; one with nothing to offer is no news beside its stage's own line."""
+    dropped = CandidateDropped(name="openvino-int8", what="no engine", why="not installed", fix="install it")
+    quiet = CandidateDropped(name="int8-dynamic", what="nothing to gain here", why="a CNN", fix="name it", quiet=True)
+    withdrawn = StageFinished(
+        stage="convert:int8-dynamic",
+        title="convert",
+        reused=False,
+        wall_s=0.1,
+        results={"withdrawn": "a CNN"},
+        digest="",
+    )
+    with ConsoleObserver() as observer:
+        for event in (dropped, withdrawn, quiet):
+            observer(event)
+    assert capsys.readouterr().err.splitlines() == [
+        "openvino-int8           dropped  no engine: not installed; install it",
+        "convert:int8-dynamic      0.1 s  nothing to gain here",
+    ]
+    json_observer(quiet)
+    assert json.loads(capsys.readouterr().err)["quiet"] is True

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 from pipeline.artifacts import Artifact, CandidateBuild, DatasetInfo, QuantizedModel, TorchModel
+from pipeline.events import CandidateDropped
 from pipeline.reporting.compose import RunFacts, compose_run
 from pipeline.reporting.render import render_report
 from pipeline.reporting.schema import run_report
@@ -33,6 +34,9 @@ class _Run:
         self.samples = {"train": 90, "validation": 30, "test": 30}
         self.campaign: dict[str, Any] | None = _campaign(names)
         self.profile: TargetProfile = load_profile("x86-64-avx2")
+        self.dropped: tuple[CandidateDropped, ...] = ()
+        self.models = {"int8": "quantize"}
+        self.special: dict[str, dict[str, Any]] = {}  # more results of single builds
         self.stages: list[Artifact] = [
             self.make(DatasetInfo, "data", {"samples": self.samples, "shared_with_train": 0}),
             self.make(TorchModel, "train", {"accuracy": 0.9, "parameters": 100, "macs": 1000, "curve": [{"epoch": 1}]}),
@@ -93,7 +97,8 @@ class _Run:
             self.make(
                 CandidateBuild,
                 f"build:{name}",
-                {"precision": name[-4:].strip("-"), "accuracy": 0.9 - 0.01 * i, "size_bytes": 1000 // (i + 1)},
+                {"precision": name[-4:].strip("-"), "accuracy": 0.9 - 0.01 * i, "size_bytes": 1000 // (i + 1)}
+                | self.special.get(name, {}),
                 {"engine.json": ENGINE, "inspect.json": inspect},
             )
             for i, name in enumerate(self.names)
@@ -119,6 +124,8 @@ class _Run:
             builds=builds,
             test_accuracy={self.shipped: 0.8},
             samples=self.samples,
+            dropped=self.dropped,
+            models=self.models,
         )
         run = compose_run(facts)
         run_report(json.loads(json.dumps(run)))
@@ -324,3 +331,80 @@ def test_accuracy_on_the_device_is_what_the_sentence_tells(tmp_path: Path) -> No
     found = _by_name(run)["int8"]
     assert (found["accuracy_device"], found["accuracy"]) == (pytest.approx(0.7), pytest.approx(0.88))
     assert run["reproduce"][0].endswith(" --device pi4")
+
+
+def test_dropped_candidates_stand_in_run_and_report(tmp_path: Path) -> None:
+    """With reason and remedy; what has nothing to offer is a detail, no warning."""
+    made = _Run(tmp_path)
+    made.dropped = (
+        CandidateDropped(name="openvino-int8", what="no engine", why="not installed", fix="install openvino"),
+        CandidateDropped(name="int8-dynamic", what="nothing to gain here", why="it is a CNN", fix="", quiet=True),
+    )
+    run = made.compose()
+    assert run["dropped"][0] == {
+        "name": "openvino-int8", "what": "no engine", "why": "not installed", "fix": "install openvino", "quiet": False
+    }  # fmt: skip
+    page = render_report(run)
+    loud, details = page.split("<h2>Stages</h2>")
+    assert "<h2>Not built</h2>" in loud
+    assert "install openvino" in loud
+    assert "it is a CNN" not in loud
+    assert "it is a CNN" in details
+
+
+def test_what_was_not_measured_stands_beside_what_was(tmp_path: Path) -> None:
+    """No figures of it, but why not; and speeds are told against one that was measured."""
+    made = _Run(tmp_path)
+    assert made.campaign is not None
+    made.campaign = _campaign(NAMES[1:])
+    made.campaign["unmeasured"] = {"dense-fp32": {"what": "it does not run", "why": "no GPU here", "fix": "--device"}}
+    run = made.compose()
+    found = _by_name(run)
+    assert found["dense-fp32"]["unmeasured"] == "it does not run: no GPU here; --device"
+    assert "latency_ms" not in found["dense-fp32"]
+    assert found["int8"]["vs_reference"]["reference"] == "fp32"
+    assert "faster than fp32" in run["verdict"]["sentence"]
+    assert "no GPU here" in render_report(run)
+
+
+def test_a_shipped_one_that_was_not_measured_claims_no_speed(tmp_path: Path) -> None:
+    """It was the only one to meet the budget."""
+    made = _Run(tmp_path)
+    made.campaign = _campaign(NAMES[:2])
+    made.campaign["unmeasured"] = {"int8": {"what": "it does not run", "why": "no GPU here", "fix": "--device"}}
+    assert "latency was not measured" in made.compose()["verdict"]["sentence"]
+
+
+def test_what_is_not_as_asked_is_a_warning(tmp_path: Path) -> None:
+    """Of the build here; where the device built it, of that one; and who answered in its place is said everywhere."""
+    made = _Run(tmp_path)
+    assert made.campaign is not None
+    made.special = {
+        "fp32": {"warnings": ["1 of 3 run in fp16"], "engine": "tensorrt"},
+        "int8": {"warnings": ["nobody has seen it"], "answers_by": "ONNX Runtime, the same graph (no GPU)"},
+    }
+    made.campaign["engines"]["int8"]["built_on_device"] = {"warnings": ["2 of 3 run in fp32"]}
+    run = made.compose()
+    texts = [warning["text"] for warning in run["warnings"] if warning["code"] == "W-ENGINE"]
+    assert texts == ["fp32 as built: 1 of 3 run in fp16", "int8 as built on the device: 2 of 3 run in fp32"]
+    (stand_in,) = [warning["text"] for warning in run["warnings"] if warning["code"] == "W-STAND-IN"]
+    assert (
+        "int8 does not run here: its accuracy here and golden answers are by ONNX Runtime, the same graph" in stand_in
+    )
+    assert "on validation, by ONNX Runtime, the same graph" in run["verdict"]["sentence"]
+    page = render_report(run)
+    assert "answers by" in page
+    assert "2 of 3 run in fp32" in page
+
+
+def test_layers_are_those_of_what_ships(tmp_path: Path) -> None:
+    """With two dialects, the one behind the shipped engine."""
+    made = _Run(tmp_path)
+    layer = {"module": "", "node": "of_other", "op": "Conv", "precision": "int8", "weight_snr_db": 1.0, "reason": ""}
+    files = {"layers.json": [layer], "calibration.json": {"tensors": {}}}
+    other = made.make(QuantizedModel, "quantize:openvino", {"method": "minmax"}, files)
+    made.stages.append(other)
+    made.models = {"int8": "quantize:openvino"}
+    run = made.compose()
+    assert [row["name"] for row in run["layers"]] == ["of_other"]
+    assert "quantised to int8 in the dialect openvino" in [stage["title"] for stage in run["stages"]]

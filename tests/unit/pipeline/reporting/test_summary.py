@@ -49,3 +49,14 @@ def test_names_cannot_drive_the_terminal(full_run: dict[str, Any]) -> None:
 def test_a_narrow_terminal_still_shows_the_verdict(full_run: dict[str, Any]) -> None:
     """At 40 columns nothing is lost of the sentence."""
     assert "int8 is 2.0 times faster." in printed(full_run, width=40)
+
+
+def test_what_could_not_be_built_is_told_with_its_remedy(full_run: dict[str, Any]) -> None:
+    """One line each; formats that have nothing to offer are not news."""
+    full_run["dropped"] = [
+        {"name": "openvino-int8", "what": "no engine", "why": "not installed", "fix": "install openvino"},
+        {"name": "int8-dynamic", "what": "nothing to gain here", "why": "a CNN", "quiet": True},
+    ]
+    shown = printed(full_run)
+    assert "openvino-int8 not built: no engine: not installed Fix: install openvino" in shown
+    assert "int8-dynamic" not in shown

@@ -16,25 +16,35 @@ from pipeline.stages import expected
 from pipeline.stages.base import Context
 from pipeline.stages.benchmark import BenchmarkInputs, BenchmarkStage
 from targets import machine
-from targets.errors import DeviceLost
-from targets.profile import DeviceSection, load_profile
+from targets.errors import DeviceError, DeviceLost
+from targets.options import OpenVinoOptions, TensorRtOptions
+from targets.profile import Alternative, DeviceSection, Quantization, load_profile
 
-ENGINE = {
-    "file": "engine.onnx", "precision": "int8",
-    "inputs": [{"name": "x", "dtype": "float32", "shape": ["n", 2]}], "outputs": [{"name": "y"}],
+ENGINE: dict[str, Any] = {
+    "schema": 1, "engine": "onnxruntime", "runtime": "onnxruntime", "runtime_version": "1", "options": {},
+    "file": "engine.onnx", "sha256": "s", "precision": "int8",
+    "inputs": [{"name": "x", "dtype": "float32", "shape": ["n", 2]}],
+    "outputs": [{"name": "y", "dtype": "float32", "shape": ["n", 2]}],
 }  # fmt: skip
 
 
 @pytest.fixture
 def src(tmp_path: Path) -> BenchmarkInputs:
-    folder = tmp_path / "build"
-    folder.mkdir()
-    (folder / "engine.json").write_text(json.dumps(ENGINE), encoding="utf-8")
-    common: dict[str, Any] = {"digest": "d", "results": {}, "wall_s": 0.0}
-    return BenchmarkInputs(
-        data=DatasetInfo(node="data", folder=tmp_path, **common),
-        builds=(CandidateBuild(node="build:int8", folder=folder, **common),),
-    )
+    return inputs(tmp_path, int8={})
+
+
+def inputs(folder: Path, **engines: dict[str, Any]) -> BenchmarkInputs:
+    """Built candidates, with what is special about each engine.json."""
+    builds = []
+    for name, special in engines.items():
+        place = folder / f"build-{name}"
+        place.mkdir()
+        (place / "engine.json").write_text(json.dumps({**ENGINE, **special}), encoding="utf-8")
+        node = f"build:{name.replace('_', '-')}"
+        results = {"precision": "int8"}
+        builds.append(CandidateBuild(node=node, folder=place, digest="d", results=results, wall_s=0.0))
+    data = DatasetInfo(node="data", folder=folder, digest="d", results={}, wall_s=0.0)
+    return BenchmarkInputs(data=data, builds=tuple(builds))
 
 
 @pytest.fixture
@@ -47,12 +57,19 @@ def context(tmp_path: Path) -> Context:
     )
 
 
-def stage(*, device: str, accuracy: bool) -> BenchmarkStage:
-    profile = load_profile("host").model_copy(update={"device": DeviceSection(affinity="0", memory_limit_mb=512)})
+OTHERS = (
+    Alternative(engine=OpenVinoOptions(name="openvino"), quantization=Quantization(scheme="openvino")),
+    Alternative(engine=TensorRtOptions(name="tensorrt"), quantization=Quantization(scheme="trt")),
+)
+
+
+def stage(*, device: str, accuracy: bool, required: tuple[str, ...] = ()) -> BenchmarkStage:
+    changes = {"device": DeviceSection(affinity="0", memory_limit_mb=512), "alternatives": OTHERS}
+    profile = load_profile("host").model_copy(update=changes)
     return BenchmarkStage(
         source=None,  # type: ignore[arg-type]  # the data are given
         profile=profile, task="classification", device=device, fingerprint="f", mode="quick", budget_s=9.0,
-        accuracy_on_device=accuracy, seed=3,
+        accuracy_on_device=accuracy, seed=3, required=required,
     )  # fmt: skip
 
 
@@ -69,11 +86,14 @@ def campaign(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             "campaign": {"blocks": 3, "stop": "blocks"},
             "quality": {"grade": "B"},
             "results": {"int8": {"latency_ms": {"value": 1.0}}},
+            "engines": {"int8": {}},
         }
 
     monkeypatch.setattr("pipeline.benchmarking.campaign.run_campaign", run)
-    monkeypatch.setattr("targets.devices.device", lambda name: SimpleNamespace(name=name))
-    monkeypatch.setattr("pipeline.stages.expected.run_engine", lambda *_, **__: {"y": np.ones((64, 2), np.float32)})
+    raw = {"openvino": None}
+    told = SimpleNamespace(raw=raw)
+    monkeypatch.setattr("targets.devices.device", lambda name: SimpleNamespace(name=name, facts=lambda: told))
+    monkeypatch.setattr("pipeline.stages.expected.answers", lambda *_, **__: {"y": np.ones((64, 2), np.float32)})
     score = {"int8": {"value": 0.5, "metric": "accuracy", "samples": 99, "device": "pi4"}}
     monkeypatch.setattr("pipeline.benchmarking.accuracy.score_on_device", lambda *_, **__: score)
     return seen
@@ -127,3 +147,49 @@ def test_saturating_cpus_do_not_promise_the_answers_of_others(
     monkeypatch.setattr(machine, "cpu_features", lambda: frozenset(features))
     assert expected.computes_alike(load_profile("raspberry-pi-5")) is alike
     assert expected.computes_alike(load_profile("x86-64-avx2")), "7-bit weights never saturate"
+
+
+OPENVINO = {"engine": "openvino", "runtime": "openvino", "runtime_version": "2026.4.0-1-x"}
+TENSORRT = {"engine": "tensorrt", "runtime": "tensorrt", "build_on_device": True, "model": "engine.onnx"}
+
+
+def test_what_does_not_run_there_is_left_out_and_named(
+    context: Context, campaign: dict[str, Any], tmp_path: Path
+) -> None:
+    """A board without OpenVINO measures the others; the document says what to install."""
+    warned: list[str] = []
+    object.__setattr__(context, "warn", warned.append)
+    src = inputs(tmp_path, int8={}, openvino_int8=OPENVINO)
+    results = stage(device="pi4", accuracy=False).run(src, tmp_path / "out", context)
+    assert [entrant.name for entrant in campaign["entrants"]] == ["int8"]
+    document = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))
+    assert document["unmeasured"]["openvino-int8"]["fix"].endswith("pip install openvino==2026.4.0")
+    assert list(results["unmeasured"]) == ["openvino-int8"]
+    assert "openvino-int8 is not measured" in warned[0]
+
+
+def test_locally_the_machine_must_drive_the_engine(
+    context: Context, campaign: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a GPU no TensorRT is measured here; what runs anywhere is not even asked."""
+    asked = []
+    monkeypatch.setattr(
+        "pipeline.benchmarking.measurable.runs_here", lambda profile: asked.append(profile.engine.name) or "no GPU"
+    )
+    src = inputs(tmp_path, int8={}, tensorrt_int8=TENSORRT)
+    results = stage(device="local", accuracy=False).run(src, tmp_path / "out", context)
+    assert asked == ["tensorrt"]
+    assert "no GPU" in results["unmeasured"]["tensorrt-int8"]
+
+
+@pytest.mark.parametrize(
+    ("names", "required"), [(["int8", "openvino_int8"], ("openvino-int8",)), (["openvino_int8"], ())]
+)
+def test_what_the_recipe_names_must_be_measured(
+    names: list[str], required: tuple[str, ...], context: Context, campaign: dict[str, Any], tmp_path: Path
+) -> None:
+    """And something must be: else it is the device's error, and no campaign begins."""
+    src = inputs(tmp_path, **{name: OPENVINO if "openvino" in name else {} for name in names})
+    with pytest.raises(DeviceError, match="the engine openvino of openvino-int8 does not run on pi4"):
+        stage(device="pi4", accuracy=False, required=required).run(src, tmp_path / "out", context)
+    assert "entrants" not in campaign

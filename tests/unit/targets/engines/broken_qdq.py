@@ -90,9 +90,23 @@ def scalar_zero_point() -> onnx.ModelProto:
     return _put(good(), w_zero=np.int8(0))
 
 
+def wrong_axis() -> onnx.ModelProto:
+    model = good()
+    model.graph.node[2].attribute[0].i = 1
+    return model
+
+
 def float_scales_in_half() -> onnx.ModelProto:
     """float16 bias, float32 scales."""
     return _put(good(), bias=np.zeros(4, np.float16))
+
+
+def float_scales_in_half_graph() -> onnx.ModelProto:
+    """float16 from the input on, but for the scale of the activation."""
+    model = _put(good(), bias=np.zeros(4, np.float16), w_scale=np.full(4, 0.01, np.float16))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return model
 
 
 def operator_format() -> onnx.ModelProto:
@@ -121,7 +135,9 @@ REFUSED_BY_TENSORRT: dict[Callable[[], onnx.ModelProto], str] = {
     zero_activation_scale: "'q' .*scales must be positive",
     zero_weight_scale: "'dq_w' .*scales must be positive",
     scalar_zero_point: "'dq_w' .*zero point has 1 values and its scale 4",
+    wrong_axis: "'dq_w' .*4 scales along axis 1 of a tensor of shape",
     float_scales_in_half: "'conv' .*float16 and float32",
+    float_scales_in_half_graph: "'q' .*float16 and float32",
     operator_format: "'conv' .*no QLinearConv",
     dynamic: "'dynamic' .*no DynamicQuantizeLinear",
 }

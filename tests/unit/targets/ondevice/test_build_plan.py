@@ -9,8 +9,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from targets.ondevice import build, tensorrt_module
+from targets.ondevice import build, build_config, tensorrt_module
 from targets.ondevice.failure import BAD_INPUT, DEVICE, REFUSED, Failure
 
 if TYPE_CHECKING:
@@ -48,6 +50,24 @@ def test_a_valid_plan_is_read_with_its_defaults(folder: Path) -> None:
         ({"model": "../model.onnx"}, BAD_INPUT),
         ({"model": "other.onnx"}, BAD_INPUT),
         ({"sha256": "0" * 64}, REFUSED),
+        ({"optimization_level": "3"}, BAD_INPUT),
+        ({"optimization_level": True}, BAD_INPUT),
+        ({"workspace_mb": None}, BAD_INPUT),
+        ({"workspace_mb": 0}, BAD_INPUT),
+        ({"dla_core": 1.0}, BAD_INPUT),
+        ({"gpu_fallback": "no"}, BAD_INPUT),
+        ({"cuda_graph": 1}, BAD_INPUT),
+        ({"compute_capabilities": "SM86"}, BAD_INPUT),
+        ({"shapes": {"x": [1, 2]}}, BAD_INPUT),
+        ({"shapes": {"x": {"min": [1], "opt": [2]}}}, BAD_INPUT),
+        ({"shapes": {"x": {"min": [2], "opt": [1], "max": [4]}}}, BAD_INPUT),
+        ({"shapes": {"x": {"min": [1], "opt": [1, 2], "max": [4]}}}, BAD_INPUT),
+        ({"shapes": {"x": {"min": ["1"], "opt": [1], "max": [4]}}}, BAD_INPUT),
+        ({"inputs": [{"name": "x"}]}, BAD_INPUT),
+        ({"compute": {"c": {"operator": "Conv", "precision": "int8", "macs": -1}}}, BAD_INPUT),
+        ({"float_type": "float64"}, BAD_INPUT),
+        ({"engine": "onnxruntime"}, BAD_INPUT),
+        ({"precision": "fp32", "device": "dla"}, BAD_INPUT),
     ],
 )
 def test_a_plan_that_is_not_right_is_refused(folder: Path, changes: dict[str, Any], code: int) -> None:
@@ -56,6 +76,29 @@ def test_a_plan_that_is_not_right_is_refused(folder: Path, changes: dict[str, An
     with pytest.raises(Failure) as caught:
         build.read_plan(folder)
     assert caught.value.exit_code == code
+
+
+@given(
+    key=st.sampled_from(sorted(build.BuildPlan._fields)),
+    value=st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=4),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+        max_leaves=6,
+    ),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_in_a_plan_is_read_or_refused(folder: Path, key: str, value: object) -> None:
+    """Any JSON value in any field gives a plan or a failure that names the field: never a traceback."""
+    _write(folder, **{key: value})
+    try:
+        plan = build.read_plan(folder)
+    except Failure:
+        return
+    assert getattr(plan, key) == value
 
 
 def test_a_linked_model_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -95,5 +138,5 @@ def test_a_missing_dla_core_is_an_error_not_the_gpu(folder: Path) -> None:
         num_DLA_cores = 1  # noqa: N815 - TensorRT's name
 
     with pytest.raises(Failure) as caught:
-        build._use_dla(None, Builder(), None, build.read_plan(folder))
+        build_config.use_dla(None, Builder(), None, build.read_plan(folder))
     assert caught.value.exit_code == DEVICE

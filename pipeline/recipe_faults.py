@@ -1,0 +1,149 @@
+"""What is wrong between the sections of a recipe whose keys are each valid."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from targets.errors import Fault
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+
+
+def consistency_faults(recipe: Recipe) -> list[Fault]:
+    """What is wrong between the sections of a recipe whose keys are each valid."""
+    return [
+        *_args_faults("model.args", recipe.model.args),
+        *_args_faults("data.args", recipe.data.args),
+        *_model_faults(recipe),
+        *_data_faults(recipe),
+        *_training_faults(recipe),
+        *_budget_faults(recipe),
+    ]
+
+
+def _args_faults(where: str, value: object) -> list[Fault]:
+    """Arguments are part of cache keys: texts, finite numbers, yes or no, lists and tables of them."""
+    if isinstance(value, dict):
+        return [fault for key, item in value.items() for fault in _args_faults(f"{where}.{key}", item)]
+    if isinstance(value, list):
+        return [fault for index, item in enumerate(value) for fault in _args_faults(f"{where}.{index}", item)]
+    if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return []
+    fix = "use a finite number" if isinstance(value, float) else "write it as a string, and let the factory read that"
+    return [Fault(where=where, what=f"{value} cannot be an argument", fix=fix)]
+
+
+def _model_faults(recipe: Recipe) -> list[Fault]:
+    model = recipe.model
+    if bool(model.factory) == bool(model.onnx):
+        return [
+            Fault(
+                where="model",
+                what="needs either `factory` or `onnx`",
+                fix='write factory = "model.py:make_net" or onnx = "net.onnx"',
+            )
+        ]
+    if model.onnx:
+        return [
+            Fault(
+                where=key,
+                what="cannot be used with an ONNX model, which has no PyTorch graph to train",
+                fix=f"remove {key}, or give model.factory",
+            )
+            for key, used in {
+                "model.weights": bool(model.weights),
+                "model.args": bool(model.args),
+                "export": "export" in recipe.model_fields_set,
+                "train": recipe.train,
+                "prune": recipe.prune,
+                "distill": recipe.distill,
+            }.items()
+            if used
+        ]
+    if bool(model.weights) == bool(recipe.train):
+        what = (
+            "there are both weights and [train]"
+            if model.weights
+            else "the model has neither weights nor a [train] section"
+        )
+        return [
+            Fault(
+                where="model.weights",
+                what=what,
+                fix="give one of them: trained weights, or [train] with `epochs = ...`",
+            )
+        ]
+    return []
+
+
+def _data_faults(recipe: Recipe) -> list[Fault]:
+    data = recipe.data
+    if bool(data.factory) == bool(data.npz):
+        return [
+            Fault(
+                where="data",
+                what="needs either `factory` or `npz`",
+                fix='write factory = "data.py:make_data" or npz = "data.npz"',
+            )
+        ]
+    faults = [
+        Fault(where=f"data.{key}", what="is only for a factory", fix=f"remove data.{key}, or use data.factory")
+        for key, used in {"args": data.args, "files": data.files}.items()
+        if data.npz and used
+    ]
+    faults += [
+        Fault(
+            where=key, what="needs a training split, and data.npz has none", fix=f"use data.factory, or remove [{key}]"
+        )
+        for key, used in {"train": recipe.train, "distill": recipe.distill}.items()
+        if data.npz and used
+    ]
+    clash = sorted(set(data.args) & set(data.files))
+    if clash:
+        faults.append(Fault(where=f"data.files.{clash[0]}", what="is also in data.args", fix="rename one of them"))
+    return faults
+
+
+def _training_faults(recipe: Recipe) -> list[Fault]:
+    faults = []
+    if recipe.distill and not recipe.prune:
+        faults.append(
+            Fault(
+                where="distill",
+                what="there is nothing to recover without [prune]",
+                fix="add [prune], or remove [distill]",
+            )
+        )
+    if recipe.task == "fidelity":
+        faults += [
+            Fault(
+                where=key,
+                what="needs labels, and task `fidelity` has none",
+                fix=f'use task = "classification", or remove [{key}]',
+            )
+            for key, used in {"train": recipe.train, "distill": recipe.distill}.items()
+            if used
+        ]
+    return faults
+
+
+def _budget_faults(recipe: Recipe) -> list[Fault]:
+    """A ceiling that nobody measures would count as met; a device that nobody measures on was meant to be used."""
+    faults = [
+        Fault(
+            where="benchmark.device",
+            what="is not used with benchmark.measure = false",
+            fix="set benchmark.measure = true, or remove benchmark.device (--device)",
+        )
+    ]
+    return (faults if recipe.benchmark.device is not None and not recipe.benchmark.measure else []) + [
+        Fault(
+            where=f"budget.{key}",
+            what="cannot be checked with benchmark.measure = false",
+            fix=f"set benchmark.measure = true, or remove budget.{key}",
+        )
+        for key in ("latency_ms", "memory_mb")
+        if not recipe.benchmark.measure and getattr(recipe.budget, key) is not None
+    ]

@@ -1,0 +1,176 @@
+"""The tensors of an ONNX file: data outside the file are found, contained and read; values are checked."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any, Final
+
+from targets.errors import InputError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import onnx
+
+SMALL_BYTES: Final = 1 << 16
+"""Tensors up to this size are read even where the model is too large to be read whole: scales, zero points, shapes."""
+
+_PIECE: Final = 1 << 18  # elements looked at together: they stay in the cache
+
+
+def load_external(path: Path, tensors: list[onnx.TensorProto], budget_bytes: int) -> None:
+    """Reads every tensor that lies outside into the model.
+
+    Raises:
+        InputError: They are larger than ``budget_bytes`` together.
+        RefusedError: One lies outside the model's folder, behind a link, or past the end of its file.
+    """
+    from onnx.external_data_helper import uses_external_data
+
+    left = budget_bytes
+    for tensor in (tensor for tensor in tensors if uses_external_data(tensor)):
+        file, offset, length = place(path, tensor)
+        left -= length
+        if left < 0:
+            raise InputError(
+                f"the external data of {path.name} are too large",
+                f"{budget_bytes} bytes are the limit, reached at tensor {tensor.name!r}",
+                "use a smaller model",
+            )
+        _load(tensor, file, offset, length)
+
+
+def _contained(path: Path, name: str, location: str) -> Path:
+    """The file of an external tensor: below the model's folder, regular, and reached through no link."""
+    parts = PurePosixPath(location).parts
+    outside = PurePosixPath(location).is_absolute() or ".." in parts or bool(PureWindowsPath(location).drive)
+    if not parts or outside or "\\" in location or "\0" in location:
+        raise _refused(path, name, location, "external data must lie in the model's own folder")
+    file = path.parent
+    for part in parts:
+        file /= part
+        if file.is_symlink():
+            raise _refused(path, name, location, f"{part!r} is a symbolic link")
+    if not file.is_file():
+        raise _refused(path, name, location, "there is no such regular file beside the model")
+    return file
+
+
+def _slice(path: Path, name: str, facts: dict[str, str], size: int) -> tuple[int, int]:
+    location = facts["location"]
+    try:
+        offset = int(facts.get("offset", "0"))
+        length = int(facts.get("length", str(size - offset)))
+    except ValueError:
+        raise _refused(path, name, location, "its offset or length is no number") from None
+    if offset < 0 or length < 0 or offset + length > size:
+        raise _refused(path, name, location, f"bytes {offset} to {offset + length} of a file of {size} bytes")
+    return offset, length
+
+
+def _refused(path: Path, name: str, location: str, why: str) -> RefusedError:
+    return RefusedError(
+        f"tensor {name!r} of {path.name} points to external data {location!r}",
+        why,
+        "put the data file into the model's folder, or export the model again as one file",
+    )
+
+
+def load_small(path: Path, tensors: Sequence[onnx.TensorProto]) -> None:
+    """Reads the small tensors that lie outside into the model; the large ones stay where they are."""
+    from onnx.external_data_helper import uses_external_data
+
+    for tensor in tensors:
+        if uses_external_data(tensor):
+            file, offset, length = place(path, tensor)
+            if length <= SMALL_BYTES:
+                _load(tensor, file, offset, length)
+
+
+def external_bytes(path: Path, tensors: Sequence[onnx.TensorProto]) -> int:
+    """The size of all tensors that lie outside, each where it may lie.
+
+    Raises:
+        RefusedError: One lies outside the model's folder, behind a link, or past the end of its file.
+    """
+    from onnx.external_data_helper import uses_external_data
+
+    return sum(place(path, tensor)[2] for tensor in tensors if uses_external_data(tensor))
+
+
+def place(path: Path, tensor: onnx.TensorProto) -> tuple[Path, int, int]:
+    """File, offset and length of a tensor that lies outside the model in ``path``.
+
+    Raises:
+        RefusedError: It points outside the model's folder, behind a link, or past the end of its file.
+    """
+    facts = {entry.key: entry.value for entry in tensor.external_data}
+    file = _contained(path, tensor.name, facts.get("location", ""))
+    return (file, *_slice(path, tensor.name, facts, file.stat().st_size))
+
+
+def _load(tensor: onnx.TensorProto, file: Path, offset: int, length: int) -> None:
+    import onnx
+
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        tensor.raw_data = stream.read(length)
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
+
+
+def check_values(path: Path, tensor: onnx.TensorProto) -> None:
+    """Checks that a tensor's data fit its shape and type, and that no number in it is NaN or infinite.
+
+    Raises:
+        InputError: They do not, or one is.
+    """
+    import numpy as np
+
+    array = tensor_array(path, tensor)
+    flat = array.reshape(-1)
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        return
+    for start in range(0, flat.size, _PIECE):
+        piece = flat[start : start + _PIECE]
+        if not np.isfinite(piece if piece.dtype.kind == "f" else piece.astype(np.float32)).all():
+            raise _not_finite(path, tensor, array)
+
+
+def tensor_array(path: Path, tensor: onnx.TensorProto) -> np.ndarray[Any, np.dtype[Any]]:
+    """The values of a tensor; of one that lies outside ``path``, a read-only view of its file.
+
+    Raises:
+        InputError: The data do not fit shape and type.
+        RefusedError: It lies outside the model's folder, behind a link, or past the end of its file.
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper
+    from onnx.external_data_helper import uses_external_data
+
+    try:
+        if not uses_external_data(tensor):
+            return np.asarray(numpy_helper.to_array(tensor))
+        file, offset, length = place(path, tensor)
+        dtype, shape = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)), tuple(map(int, tensor.dims))
+        values = np.memmap(file, np.uint8, "r", offset, (length,)) if length else np.zeros(0, np.uint8)
+        return values.view(dtype).reshape(shape)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"tensor {tensor.name!r} of {path.name} cannot be read",
+            f"its data do not fit its shape {[*tensor.dims]} and type {tensor.data_type}",
+            "export the model again",
+        ) from error
+
+
+def _not_finite(path: Path, tensor: onnx.TensorProto, array: np.ndarray[Any, np.dtype[Any]]) -> InputError:
+    import numpy as np
+
+    bad = ~np.isfinite(array if array.dtype.kind == "f" else array.astype(np.float32))
+    first = [int(axis) for axis in np.argwhere(bad)[0]]
+    return InputError(
+        f"weight {tensor.name!r} of {path.name} has {int(bad.sum())} NaN or Inf (first at {first})",
+        "such a model computes nothing useful and cannot be quantised",
+        "find the training step that produced them and export again",
+    )
