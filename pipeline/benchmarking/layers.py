@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 ITERATIONS: Final = 200
+_TIMED: Final = ("onnxruntime", "openvino")
 _TIMEOUT_S: Final = 180.0
 _MOST_NODES: Final = 20_000
 _FAR_OFF: Final = 1e15  # ns: a week and a half
@@ -51,24 +52,24 @@ def profile_engine(
         What `roofline` gives, with ``device``, ``engine``, the ``calibration`` and the conditions.
 
     Raises:
-        InputError: The engine is no ONNX Runtime engine, or the samples do not fit.
+        InputError: The engine is none whose layers are timed, or the samples do not fit.
         DeviceError: The device failed, or its answer is not usable.
     """
     build = EngineBuild.read(folder)
-    if build.runtime != "onnxruntime":
+    if build.engine not in _TIMED:
         raise InputError(
             f"the layers of this engine cannot be timed: its runtime is {build.runtime}",
-            "time per layer comes from the profiler of ONNX Runtime",
-            "give a bundle whose engine is onnxruntime",
+            "time per layer comes from the profilers of ONNX Runtime and OpenVINO",
+            f"give a bundle whose engine is {' or '.join(_TIMED)}",
         )
     for name in (ENGINE_JSON, build.file, *build.files):
         session.put(folder / name, f"engine/{name}")
     session.put(samples, "samples.npz")
-    calibration = calibrate_device(session, options=build.options, affinity=affinity, state=state, clock=clock)
+    calibration = calibrate_device(session, options=_probe_options(build), affinity=affinity, state=state, clock=clock)
     command = ["layers", "engine", "--samples", "samples.npz", "--iterations", str(iterations), "--affinity", affinity]
     profile = checked(session.run(command, timeout_s=_TIMEOUT_S).result, build.sha256)
     weights, modules = _graph(folder, build)
-    named = {str(row["name"]): module_of(str(row["name"]), modules) for row in profile["nodes"]}
+    named = {str(row["name"]): _module(str(row["name"]), modules) for row in profile["nodes"]}
     facts = session.facts()
     return {
         "schema": SCHEMA,
@@ -79,6 +80,20 @@ def profile_engine(
         "affinity": affinity,
         **roofline(profile, weights, named, calibration),
         "calibration": calibration.to_json(),
+    }
+
+
+def _probe_options(build: EngineBuild) -> Mapping[str, object]:
+    """How the device's peaks are measured: by ONNX Runtime, opened as the engine is, or with as many threads."""
+    if build.engine == "onnxruntime":
+        return build.options
+    return {
+        "threads": build.options["threads"],
+        "providers": ["CPUExecutionProvider"],
+        "allow_spinning": True,
+        "memory_pattern": True,
+        "denormal_as_zero": build.options["denormal_as_zero"],
+        "optimization": "all",
     }
 
 
@@ -94,9 +109,15 @@ def _graph(folder: Path, build: EngineBuild) -> tuple[dict[str, Weight], dict[st
         engine = open_onnx(folder / build.file)
     document = json.loads((folder / INSPECT_JSON).read_text(encoding="utf-8"))
     listed = document.get("modules")
-    if isinstance(listed, dict) and all(isinstance(module, str) for module in listed.values()):
-        return engine_weights(engine), listed
-    return engine_weights(engine), engine_modules(engine, {})
+    if not isinstance(listed, dict) or not all(isinstance(module, str) for module in listed.values()):
+        listed = engine_modules(engine, {})
+    made_by = {name: listed[node.name] for node in engine.graph.node if node.name in listed for name in node.output}
+    return engine_weights(engine), made_by | listed
+
+
+def _module(name: str, modules: Mapping[str, str]) -> str | None:
+    """By the node's name, or the tensor's it makes; OpenVINO adds what became of a node behind a slash."""
+    return module_of(name, modules) or module_of(name.rpartition("/")[0], modules)
 
 
 def checked(profile: Mapping[str, Any], engine_sha256: str) -> dict[str, Any]:

@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Feed = Mapping[str, np.ndarray]
+    Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # in the order of names
 
 Compiled = Any  # openvino.CompiledModel
 Request = Any  # openvino.InferRequest
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # in the order of names
 _KEPT = 4  # compiled models that are kept; the one not used for longest goes
 
 

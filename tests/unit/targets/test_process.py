@@ -138,7 +138,10 @@ def test_family_dies_with_us(number: signal.Signals, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(pids)], stderr=subprocess.DEVNULL, env=environment
+        [sys.executable, "-c", program, str(pids)],
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - a background shell ignores it
     ) as parent:
         for _ in range(1000):
             if pids.exists() and len(pids.read_text().split()) == 2:

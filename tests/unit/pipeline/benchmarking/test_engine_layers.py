@@ -24,6 +24,7 @@ from targets.devices.base import RawAnswer, Session
 from targets.engines import engine
 from targets.engines.base import EngineBuild
 from targets.errors import DeviceError, InputError
+from targets.options import OpenVinoOptions
 from targets.profile import load_profile
 
 if TYPE_CHECKING:
@@ -200,6 +201,21 @@ def test_the_operations_of_all_layers_are_those_that_torch_counts(
     assert kinds == ({"f32"} if precision == "fp32" else {"u8s8"})
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_layers_of_an_openvino_engine(made: dict[str, Any], precision: str, tmp_path: Path) -> None:
+    """OpenVINO's counters give the same table: every layer with work in the user's names, as torch counts it."""
+    if not engine("openvino").available().ok:
+        pytest.skip("openvino is not installed")
+    source = made["folder"] / precision / "model.onnx"
+    profile = load_profile("host")
+    profile = profile.model_copy(update={"engine": OpenVinoOptions(name="openvino")})
+    build = engine("openvino").build(source, profile, tmp_path / "built", precision=precision)
+    modules.note_modules(build.folder, build.file, source)
+    found = layers.profile_engine(InProcess(tmp_path / "device", CALIBRATION), build.folder, made["samples"])
+    assert sum(layer["operations"] for layer in found["layers"] if layer["kind"]) == 2 * made["macs"]
+    assert {layer["module"] for layer in found["layers"] if layer["kind"]} == OWNERS
+
+
 def test_the_device_is_calibrated_once(made: dict[str, Any], tmp_path: Path) -> None:
     """A second look at the same device takes what is known of it, until it is 30 days old."""
     session = InProcess(tmp_path / "device", CALIBRATION)
@@ -237,11 +253,11 @@ def test_a_hostile_profile_is_an_error_of_the_device(
 
 
 def test_another_runtime_is_refused(made: dict[str, Any], tmp_path: Path) -> None:
-    """Only ONNX Runtime has this profiler: said in three lines, nothing is sent."""
+    """TensorRT has no such profiler here: said in three lines, nothing is sent."""
     folder = tmp_path / "engine"
     shutil.copytree(made["builds"]["int8"].folder, folder)
     spec = json.loads((folder / "engine.json").read_text())
-    (folder / "engine.json").write_text(json.dumps({**spec, "runtime": "tensorrt"}))
+    (folder / "engine.json").write_text(json.dumps({**spec, "engine": "tensorrt", "runtime": "tensorrt"}))
     session = InProcess(tmp_path / "device", CALIBRATION)
     with pytest.raises(InputError, match="tensorrt"):
         layers.profile_engine(session, folder, made["samples"])

@@ -21,8 +21,8 @@ Shape = list[int | str]
 
 
 def profile(target: str = "host", **options: object) -> TargetProfile:
-    """A bundled profile with OpenVINO as its engine."""
-    engine = OpenVinoOptions.model_validate({"name": "openvino", **options})
+    """A bundled profile with OpenVINO as its engine; subnormals are kept, since what is opened here computes here."""
+    engine = OpenVinoOptions.model_validate({"name": "openvino", "denormal_as_zero": False, **options})
     return load_profile(target).model_copy(update={"engine": engine, "alternatives": ()})
 
 

@@ -98,7 +98,8 @@ def test_half_precision_that_the_cpu_lacks_is_refused(openvino: Engine, tmp_path
 def test_this_process_computes_on_as_before(openvino: Engine, tmp_path: Path) -> None:
     """An engine that flushes subnormals is built, inspected, opened and run; this thread still computes them."""
     tiny_numbers = np.full(4, 1e-40, np.float32)
-    build = openvino.build(small.tiny(tmp_path / "m.onnx"), small.profile(), tmp_path / "e", precision="fp32")
+    flushing = small.profile(denormal_as_zero=True)
+    build = openvino.build(small.tiny(tmp_path / "m.onnx"), flushing, tmp_path / "e", precision="fp32")
     assert build.options["denormal_as_zero"]
     with openvino.open(build) as runner:
         runner.infer({"x": small.normal(0, 2, 3, 8, 8)})
