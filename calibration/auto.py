@@ -195,10 +195,13 @@ class _Search:
             self._note(candidate.choice.method, fidelity, reason, seconds)
 
     def add_all(self, algorithms: Collection[str]) -> Stopped:
-        """Adds the algorithms that were asked for."""
+        """Adds the algorithms that were asked for; one that has nothing to do in this model is noted as not kept."""
         for name in (name for name in ALGORITHMS if name in algorithms):
             begin = time.monotonic()
             assert self.best is not None
+            if idle := self._workshop.idle(self.best.choice, name):
+                self._on(Tried(step=name, snr_db=None, reason=idle, seconds=round(time.monotonic() - begin, 3)))
+                continue
             self.best = self._workshop.make(self.best.choice.with_algorithm(name), time_budget_s=max(self.left_s, 1.0))
             held_back = name in LEARNED
             fidelity = self._worth(self.best, held_back=held_back)

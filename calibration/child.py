@@ -55,7 +55,8 @@ def calibrate_in_child(request: Mapping[str, object]) -> dict[str, object]:
         request: ``model`` and ``samples`` (paths of ``.onnx`` and ``.npz``), ``threads``, ``batch_size`` (a batch size
             fixed in the model goes before), ``out`` (path of the table to write), and if wished ``observe`` and
             ``memory_mb`` as `collect` takes them, ``min_samples``, ``validation`` (``.npz`` of samples as evaluation
-            sees them), ``labels`` and ``validation_labels`` (``.npy`` of class numbers).
+            sees them), ``numbers`` (what errors call each sample), ``labels`` and ``validation_labels``
+            (``.npy`` of class numbers).
 
     Returns:
         ``{samples, held_back, constant_tensors, findings}``; findings as `calibration.doctor` makes them.
@@ -184,6 +185,8 @@ def sample_sets(request: Mapping[str, object], model: Path) -> tuple[Calibration
     """All samples, those that may be seen, those held back."""
     fixed = _fixed_batch(model)
     samples = CalibrationSet.load(Path(str(request["samples"])), batch_size=fixed or _count(request, "batch_size"))
+    if "numbers" in request:
+        samples = samples.numbered([int(str(number)) for number in cast("list[object]", request["numbers"])])
     if fixed is not None and fixed > 1:
         return samples, samples, samples
     return samples, *samples.split(_HOLD_BACK_EVERY)
@@ -201,7 +204,7 @@ def _table(request: Mapping[str, object], model: Path, seen: CalibrationSet) -> 
 def _findings(
     request: Mapping[str, object], model: Path, table: CalibrationTable, count: int, seen: CalibrationSet
 ) -> list[Finding]:
-    """The doctor looks at the samples that were seen; ``min_samples`` counts those held back too."""
+    """The doctor looks at the samples that were seen, and counts those held back too."""
     validation = None
     if "validation" in request:
         validation = CalibrationSet.load(Path(str(request["validation"])), batch_size=seen.batch_size)
@@ -215,7 +218,8 @@ def _findings(
         model,
         validation,
         labels,
-        int(str(request.get("min_samples", MIN_SAMPLES))) * len(seen) // count,
+        int(str(request.get("min_samples", MIN_SAMPLES))),
+        held_back=count - len(seen),
         validation_labels=_labels(request, "validation_labels", None),
     )
 

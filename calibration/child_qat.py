@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, final
 import numpy as np
 
 from calibration.child import same_everywhere, sample_sets
+from calibration.fidelity import Judge
 from calibration.samples import CalibrationSet
 from targets.errors import InputError
 from targets.scheme import scheme
@@ -30,7 +31,8 @@ def train_in_child(request: Mapping[str, object]) -> dict[str, object]:
             ``scheme`` and ``out`` (file to write).
 
     Returns:
-        ``{steps, best_step, training_samples, held_snr_db_before, held_snr_db, changed_ratio}``.
+        ``{steps, best_step, training_samples, held_snr_db_before, held_snr_db, changed_ratio, output_snr_db,
+        agreement}``; the last two of the written file against ``model``, on the held-back samples.
 
     Raises:
         InputError: As `train_quantized`.
@@ -38,6 +40,7 @@ def train_in_child(request: Mapping[str, object]) -> dict[str, object]:
     from calibration.qat import QatSettings, train_quantized
 
     model, threads, seed = Path(str(request["model"])), int(str(request["threads"])), int(str(request["seed"]))
+    quantized, out = Path(str(request["quantized"])), Path(str(request["out"]))
     _, seen, held = sample_sets(request, model)
     training = CalibrationSet.load(Path(str(request["training"])), batch_size=min(QAT_BATCH, seen.batch_size))
     if training.inputs != seen.inputs:
@@ -49,9 +52,9 @@ def train_in_child(request: Mapping[str, object]) -> dict[str, object]:
     batches = _Shuffled(training, seed)
     report = train_quantized(
         Path(str(request.get("parent", model))),
-        Path(str(request["quantized"])),
+        quantized,
         batches,
-        Path(str(request["out"])),
+        out,
         QatSettings(
             steps=int(str(request["epochs"])) * len(batches),
             seed=seed,
@@ -60,7 +63,8 @@ def train_in_child(request: Mapping[str, object]) -> dict[str, object]:
         ),
         held=[*held],
     )
-    same_everywhere(Path(str(request["out"])), scheme(str(request["scheme"])))
+    same_everywhere(out, scheme(str(request["scheme"])))
+    found = Judge(model, held, threads=threads)(out)
     return {
         "steps": report.steps,
         "best_step": report.best_step,
@@ -68,6 +72,8 @@ def train_in_child(request: Mapping[str, object]) -> dict[str, object]:
         "held_snr_db_before": round(report.held_snr_db[0], 3),
         "held_snr_db": round(report.held_snr_db[report.best_step], 3),
         "changed_ratio": round(report.changed_ratio, 6),
+        "output_snr_db": found.snr_db,
+        "agreement": found.agreement,
     }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 import numpy as np
 
 from calibration.bootstrap import scale_spread
-from calibration.exposure import Watched, culprit, exposed, values_per_run, watched
+from calibration.exposure import Watched, culprit, exposed, fixed_batch, values_per_run, watched
 from calibration.modelfile import model_sha256, open_float, runnable
 from calibration.observers import METHODS, PENDING, Seen, ranges
 from calibration.prepare import prepare
@@ -73,7 +73,7 @@ def collect(
     model = prepare(proto)
     del proto
     tensors = _watch(model, model_path.name)
-    fixed = any(isinstance(spec["shape"][0], int) for spec in io["inputs"] if spec["shape"])
+    fixed = fixed_batch(io)
     per_run = values_per_run(model, tensors, samples.rows(0, samples.batch_size if fixed else 1), threads=threads)
     plan = _Plan.make(per_run, samples.batch_size, memory_mb, fixed=fixed)
     pending = min(PENDING, memory_mb * 10**6 // _FLOAT_BYTES // _PENDING_SHARE // len(tensors.read))
@@ -164,7 +164,8 @@ def _observe(model: ir.Model, seen: Mapping[str, Seen], samples: CalibrationSet,
             finite = spread([(seen[name], values[name], count) for name in seen])
             del values  # before the next run makes new ones
             if (bad := next((name for name, good in zip(seen, finite, strict=True) if not good), None)) is not None:
-                raise culprit(model, bad, batch, first, threads=threads, fixed=fixed)
+                numbers = [samples.number(first + index) for index in range(count)]
+                raise culprit(model, bad, batch, numbers, threads=threads, fixed=fixed)
             first += count
 
 

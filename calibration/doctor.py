@@ -60,6 +60,7 @@ def diagnose(
     labels: NDArray[np.integer] | None = None,
     min_samples: int = MIN_SAMPLES,
     *,
+    held_back: int = 0,
     validation_labels: NDArray[np.integer] | None = None,
     method: str | None = None,
 ) -> list[Finding]:
@@ -71,7 +72,8 @@ def diagnose(
         model: The float model.
         validation: Samples as evaluation sees them; their distribution is compared with ``samples``.
         labels: Class of each calibration sample, ``(N,)``.
-        min_samples: Fewer are too few.
+        min_samples: Fewer are too few, those held back counted.
+        held_back: Calibration samples that are kept for judging, beside ``samples``.
         validation_labels: Classes that occur in evaluation; without them, 0 to the largest of ``labels``.
         method: Whose ranges to judge; all of the table's when not given.
 
@@ -89,7 +91,7 @@ def diagnose(
     for name in methods:
         table.ranges(name)
     findings = [
-        *_numbers(table, min_samples),
+        *_numbers(table, table.samples + held_back, min_samples),
         *_duplicates(table),
         *_classes(labels, validation_labels),
         *(_shifts(samples, validation) if validation is not None else ()),
@@ -99,25 +101,25 @@ def diagnose(
     return sorted(findings, key=lambda finding: finding.severity != "warning")
 
 
-def _numbers(table: CalibrationTable, min_samples: int) -> Iterator[Finding]:
+def _numbers(table: CalibrationTable, count: int, min_samples: int) -> Iterator[Finding]:
     spreads = {name: facts.scale_spread_ratio for name, facts in table.facts.items()}
     worst = max(spreads, key=lambda name: spreads[name]) if spreads else None
     spread = spreads[worst] if worst is not None else None
     evidence = {
-        "samples": table.samples,
+        "samples": count,
         "min_samples": min_samples,
         "scale_spread_ratio": spread,
         "median_scale_spread_ratio": float(np.median([*spreads.values()])) if spreads else None,
         "tensor": worst,
     }
     moved = "" if spread is None else f"; with other samples its scale of {worst!r} would move by about {spread:.1%}"
-    if table.samples < min_samples:
+    if count < min_samples:
         steady = spread is not None and spread < STEADY_SPREAD and table.samples > 1
         yield Finding(
             code="C-FEW",
             severity="note" if steady else "warning",
             tensor=None,
-            text=f"{table.samples} calibration samples are fewer than {min_samples}{moved}",
+            text=f"{count} calibration samples are fewer than {min_samples}{moved}",
             evidence=evidence,
             fix=f"give at least {min_samples} samples that differ, drawn as in real use",
         )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from targets.onnxfile import ModelIo
+
     Batch = Mapping[str, NDArray[np.generic]]
 
 _CLAMPS: Final = frozenset({"Relu", "Clip"})
@@ -114,20 +116,28 @@ def _told_sizes(graph: ir.Graph, names: Sequence[str], batch: Batch) -> dict[str
     return sizes
 
 
-def culprit(model: ir.Model, name: str, batch: Batch, first: int, *, threads: int, fixed: bool) -> InputError:
+def fixed_batch(io: ModelIo) -> bool:
+    """Whether the model takes batches of one size only."""
+    return any(isinstance(spec["shape"][0], int) for spec in io["inputs"] if spec["shape"])
+
+
+def culprit(
+    model: ir.Model, name: str, batch: Batch, numbers: Sequence[int], *, threads: int, fixed: bool
+) -> InputError:
     """The error that names the first activation with NaN or Inf, and its sample; no activation is held.
 
     Args:
         model: The prepared float model.
         name: An activation in which it was seen.
         batch: The batch that did it.
-        first: Index of its first sample.
+        numbers: What its samples are called, see `CalibrationSet.number`.
         threads: Threads inside one operator.
         fixed: The model takes only batches of this size, not single samples.
     """
     names = [n for n in watched(model.graph).names if n not in batch]
+    names += [name] if name not in {*names, *batch} else []
     count = len(next(iter(batch.values())))
-    tensor, sample = name, first
+    tensor, sample = name, numbers[0]
     with _reduced(model.graph, names, _difference, ir.DataType.FLOAT) as checks, runnable(model) as file:
         session = Session(file, threads=threads, optimize=False)
         for index in range(0, count, count if fixed else 1):
@@ -135,9 +145,9 @@ def culprit(model: ir.Model, name: str, batch: Batch, first: int, *, threads: in
             found = zip(names, session.run(checks, one), strict=True)
             bad = next((n for n, value in found if not np.isfinite(value).all()), None)
             if bad is not None:
-                tensor, sample = bad, first + index
+                tensor, sample = bad, numbers[index]
                 break
-    where = f"in the batch of {count} that starts at sample {first}" if fixed else f"at sample {sample}"
+    where = f"in the batch of {count} that starts at sample {sample}" if fixed else f"at sample {sample}"
     return InputError(
         f"activation {tensor!r} becomes NaN or Inf {where}",
         "the float model overflows or divides by zero there, so no range can be measured",

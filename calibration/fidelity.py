@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Final, final
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.exposure import culprit, fixed_batch
 from calibration.modelfile import open_float, runnable
 from calibration.prepare import prepare
 from calibration.qdq import snr_db
 from calibration.session import Session
 from targets.errors import InputError
-from targets.onnxfile import open_onnx
+from targets.onnxfile import io_of, open_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import onnx_ir as ir
 
     from calibration.samples import CalibrationSet
 
@@ -60,15 +63,20 @@ class Judge:
         threads: Threads inside one operator.
 
     Raises:
-        InputError: The float model fails on the samples, or gives NaN or Inf.
+        InputError: The float model fails on the samples, or gives NaN or Inf (activation and sample are named).
     """
 
     def __init__(
         self, float_model: Path, samples: CalibrationSet, *, labels: Array | None = None, threads: int
     ) -> None:
         self._samples, self._labels, self._threads = samples, labels, threads
-        with runnable(prepare(open_float(float_model))) as source:
-            self._exact = self._run(Session(source, threads=threads, optimize=False))
+        proto = open_float(float_model)
+        model, fixed = prepare(proto), fixed_batch(io_of(proto))
+        with runnable(model) as source:
+            session = Session(source, threads=threads, optimize=False)
+        self._exact = self._run(session)
+        if not all(np.isfinite(array).all() for array in self._exact):
+            self._blame(model, session, fixed=fixed)
         if labels is not None and (labels.shape != (len(samples),) or not _classes(self._exact[:1])):
             raise InputError(
                 f"there are labels of shape {list(labels.shape)} for {len(samples)} samples",
@@ -97,6 +105,16 @@ class Judge:
             accuracy=None if self._labels is None else round(float((found[0].argmax(-1) == self._labels).mean()), 6),
             same=np.concatenate(same) if same else np.ones(0, np.bool_),
         )
+
+    def _blame(self, model: ir.Model, session: Session, *, fixed: bool) -> None:
+        """Raises what names the first activation of the float model that is not finite, and its sample."""
+        names, first = [str(value.name) for value in model.graph.outputs], 0
+        for batch in self._samples:
+            numbers = [self._samples.number(first + index) for index in range(len(next(iter(batch.values()))))]
+            for name, array in zip(names, session.run(names, batch), strict=True):
+                if array.dtype == np.float32 and not np.isfinite(array).all():
+                    raise culprit(model, name, batch, numbers, threads=self._threads, fixed=fixed)
+            first += len(numbers)
 
     def _run(self, session: Session) -> list[Array]:
         batches = [session.run(None, batch) for batch in self._samples]

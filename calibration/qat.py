@@ -63,8 +63,8 @@ class QatSettings:
     """
 
     steps: int = 600
-    learning_rate: float = 0.03
-    bias_rate: float = 0.03
+    learning_rate: float = 0.005
+    bias_rate: float = 0.005
     scale_rate: float = 1e-3
     warmup_ratio: float = 0.05
     loss: Literal["mse", "kl"] = "mse"

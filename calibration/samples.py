@@ -18,7 +18,7 @@ from targets.errors import InputError
 from targets.files import disk_guard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from targets.onnxfile import ModelIo, TensorSpec
@@ -51,6 +51,7 @@ class CalibrationSet:
             for name, array in sorted(arrays.items())
         }
         self._chosen: NDArray[np.int64] | None = None
+        self._numbers: Sequence[int] | None = None
         self._count = _common_count(self._arrays)
         self.batch_size = batch_size
         for name, array in self._arrays.items():
@@ -83,6 +84,27 @@ class CalibrationSet:
     def ids(self) -> tuple[str, ...]:
         """Each sample's own hash (16 hex digits), in order; equal samples have equal ids."""
         return self._hashes[1]
+
+    def numbered(self, numbers: Sequence[int]) -> CalibrationSet:
+        """The same samples, called by these numbers: those that the user knows them by.
+
+        Raises:
+            InputError: There are more numbers than samples, or fewer.
+        """
+        if len(numbers) != self._count:
+            raise InputError(
+                f"there are {len(numbers)} numbers for {self._count} samples",
+                "each sample has one",
+                "give one for each",
+            )
+        other = copy.copy(self)
+        other._numbers = numbers  # noqa: SLF001 - a copy of this very object
+        return other
+
+    def number(self, index: int) -> int:
+        """What sample ``index`` is called in errors: its number in the set that this one was split from."""
+        stored = index if self._chosen is None else int(self._chosen[index])
+        return stored if self._numbers is None else int(self._numbers[stored])
 
     def in_batches(self, batch_size: int) -> CalibrationSet:
         """The same samples in batches of another size."""

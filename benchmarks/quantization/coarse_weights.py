@@ -1,6 +1,6 @@
 """What coarse weights (one scale a tensor, or 4 bits) lose, and how much of it learning gives back.
 
-    coarse_weights.py NET... [--samples 512] [--test-samples 2000] [--steps 400]
+    coarse_weights.py NET... [--samples 512] [--test-samples 2000] [--steps 600]
 
 NET is a folder as for `compare.py`. Each row: output SNR, agreement with the float model and top-1 on the test samples;
 the share given back is of the loss against 8 bits with a scale a channel, in agreement and in noise amplitude.
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("nets", nargs="+", type=Path)
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--test-samples", type=int, default=2_000)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=600)
     asked = parser.parse_args()
     for net in asked.nets:
         samples = CalibrationSet(first(read(net / "calibration.npz"), asked.samples, spread=True), batch_size=32)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from targets.devices.base import Device
     from targets.profile import TargetProfile
 
-_TOLD: Final = frozenset({"openvino"})
-"""Runtimes of which a device tells the version when it has one; of others only a build there tells."""
+_TOLD: Final = frozenset({"openvino", "tensorrt_rtx"})
+"""Runtimes of engines that come built and of which a device tells the version when it has one."""
 
 
 def why_not(builds: Sequence[CandidateBuild], profile: TargetProfile, device: Device) -> dict[str, dict[str, str]]:

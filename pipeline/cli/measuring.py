@@ -51,7 +51,7 @@ class MeasuringObserver(AbstractContextManager["MeasuringObserver"]):
 
     def progress(self, device: str, at: Progress) -> None:
         """A process is about to start."""
-        where = f"block {at.block + 1}: {at.engine}, {at.elapsed_s:.0f} of {at.budget_s:g} s"
+        where = f"block {at.block + 1}: {at.engine}, {at.elapsed_s:.0f} of {at.budget_s:.0f} s"
         self._show(device, where, share=min(1.0, at.elapsed_s / at.budget_s), once=at.block)
 
     def note(self, device: str, text: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipeline.reporting import text
 from pipeline.reporting.measured import tail_note
 from pipeline.reporting.schema_measured import Interval
+from pipeline.reporting.summary import notice
 from pipeline.reporting.verdicts import device_text, grade_of, noise_text, threads_text, verdict_sentence
 
 if TYPE_CHECKING:
@@ -200,9 +201,7 @@ def _figure(key: str, value: object) -> str:
 
 
 def _warning_lines(warnings: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
-    """One line a code: what it means, what was seen of which engine, how to mend it; the gravest first."""
-    from rich.text import Text
-
+    """One notice a code: what it means, what was seen of which engine, how to mend it; the gravest first."""
     by_code: dict[str, list[Mapping[str, Any]]] = {}
     order = list(_SEVERITY_STYLE)
     for item in sorted(warnings, key=lambda item: order.index(item["severity"])):
@@ -210,11 +209,6 @@ def _warning_lines(warnings: Sequence[Mapping[str, Any]]) -> list[RenderableType
     lines: list[RenderableType] = []
     for code, same in by_code.items():
         seen = "; ".join(f"{i['engine']}: {i['evidence']}" if i["engine"] else str(i["evidence"]) for i in same)
-        lines.append(
-            Text.assemble(
-                (code, _SEVERITY_STYLE[same[0]["severity"]]),
-                f" {same[0]['text']} ({seen}).",
-                f" Fix: {same[0]['fix']}" if same[0]["fix"] else "",
-            )
-        )
+        style = _SEVERITY_STYLE[same[0]["severity"]]
+        lines.extend(notice(code, f" {same[0]['text']} ({seen}).", same[0]["fix"], style=style))
     return lines

@@ -236,18 +236,26 @@ def _grade(shipped: Mapping[str, Any]) -> str:
 
 def _engine_warnings(facts: RunFacts) -> list[dict[str, str]]:
     """What engines are not that was asked of them, and who answered for those that do not run here."""
-    found = []
+    said: dict[str, list[str]] = {}
+    stand_ins: dict[str, list[str]] = {}
     told = facts.campaign["engines"] if facts.campaign else {}
     for build in facts.builds:
         name = _name(build)
         there = told.get(name, {}).get("built_on_device")
-        lines = there["warnings"] if there else build.results.get("warnings", ())
         where = "as built on the device" if there else "as built"
-        fix = "see inspect.json of the bundle; ship another precision or engine where this one does not do it"
-        found += [_warning("W-ENGINE", f"{name} {where}: {line}", fix) for line in lines]
+        for line in there["warnings"] if there else build.results.get("warnings", ()):
+            said.setdefault(f"{where}: {line}", []).append(name)
         if by := build.results.get("answers_by"):
-            text = f"{name} does not run here: its accuracy here and golden answers are by {by}"
-            found.append(_warning("W-STAND-IN", text, "measure on a registered device: --device NAME"))
+            stand_ins.setdefault(by, []).append(name)
+    unseen = "build and measure it on such a device: --device NAME"
+    seen = "see inspect.json of the bundle; ship another precision or engine where this one does not do it"
+    found = [
+        _warning("W-ENGINE", f"{', '.join(names)} {line}", unseen if "nobody has seen" in line else seen)
+        for line, names in said.items()
+    ]
+    for by, names in stand_ins.items():
+        text = f"not run here: {', '.join(names)}; accuracy here and golden answers are by {by}"
+        found.append(_warning("W-STAND-IN", text, "measure on a registered device: --device NAME"))
     return found
 
 
@@ -307,8 +315,9 @@ def _warnings(facts: RunFacts, results: Mapping[str, Mapping[str, Any]]) -> list
         text = f"{shared} validation samples are also in the training split"
         found.append(_warning("W-LEAK", text, "split the data without duplicates", "equal bytes"))
     if facts.campaign is None:
-        text = "latency was not measured: int8 may be slower than float on this target"
-        found.append(_warning("W-UNMEASURED", text, "set benchmark.measure = true"))
+        text = "latency was not measured: what ships may be slower than dense-fp32 on this target"
+        fix = "run again without benchmark.measure = false, on such a machine or with --device NAME"
+        found.append(_warning("W-UNMEASURED", text, fix))
     found += _engine_warnings(facts)
     found += _quantisation_warnings(results.get("quantize", {}))
     if "test" not in facts.samples:
@@ -335,7 +344,7 @@ def _quantisation_warnings(quantized: Mapping[str, Any]) -> list[dict[str, str]]
 
 
 def _campaign_warnings(items: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """One warning for each code, with the evidence of every engine that it concerns."""
+    """One warning for each code, with the evidence of every engine that it concerns; the first fix serves all."""
     by_code: dict[str, list[Mapping[str, Any]]] = {}
     for item in items:
         by_code.setdefault(item["code"], []).append(item)
@@ -343,7 +352,7 @@ def _campaign_warnings(items: Sequence[Mapping[str, Any]]) -> list[dict[str, str
         _warning(
             code,
             "; ".join(dict.fromkeys(item["text"] for item in same)),
-            "; ".join(dict.fromkeys(item["fix"] for item in same)),
+            same[0]["fix"],
             "; ".join(f"{item['engine']}: {item['evidence']}" if item["engine"] else item["evidence"] for item in same),
         )
         for code, same in by_code.items()

@@ -48,30 +48,33 @@ def terminal_summary(run: Mapping[str, object]) -> RenderableType:
 
 
 def _dropped_lines(report: RunReport) -> list[RenderableType]:
-    """One line a candidate that was to be built and could not be; those with nothing to offer are no news here."""
-    from rich.text import Text
-
+    """What was to be built and could not be, and why; candidates with nothing to offer are no news here."""
     return [
-        Text.assemble((f"{item.name} not built", "yellow"), f": {item.what}: {item.why} Fix: {item.fix}")
+        line
         for item in report.dropped
         if not item.quiet
+        for line in notice(f"{item.name} not built", f": {item.what}: {item.why}", item.fix)
     ]
 
 
 def _warning_lines(report: RunReport) -> list[RenderableType]:
-    """One line a code: what it means, how often it was said, how to mend it."""
-    from rich.text import Text
-
+    """One notice a code: what it means, how often it was said, how to mend it."""
     times = Counter(warning.code for warning in report.warnings)
     first = {warning.code: warning for warning in reversed(report.warnings)}
     return [
-        Text.assemble(
-            (code, "yellow"),
-            f" {first[code].text}" + (f" ({count} times)" if count > 1 else ""),
-            f" Fix: {first[code].fix}" if first[code].fix else "",
-        )
+        line
         for code, count in times.items()
+        for line in notice(code, f" {first[code].text}" + (f" ({count} times)" if count > 1 else ""), first[code].fix)
     ]
+
+
+def notice(head: str, said: str, fix: str, *, style: str = "yellow") -> list[RenderableType]:
+    """A warning for the terminal: what it is, and indented on a line of its own what mends it."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    lines: list[RenderableType] = [Text.assemble((head, style), said)]
+    return [*lines, Padding(Text(f"Fix: {fix}", style="dim"), (0, 0, 0, 2))] if fix else lines
 
 
 @final
@@ -118,4 +121,4 @@ def _candidates(report: RunReport, columns: Sequence[str]) -> Table:
 def _speed(candidate: Candidate) -> str:
     """The speed against the reference, where a difference or none was shown; a ratio alone is read as a claim."""
     compared = candidate.vs_reference
-    return "not shown" if compared is not None and compared.verdict == "not shown" else text.speedup(compared)
+    return "unclear" if compared is not None and compared.verdict == "not shown" else text.speedup(compared)

@@ -82,7 +82,11 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         split = bind_to_onnx(data["validation"], src.builds[0].read_json("engine.json"))
         target = device(self.device)
         builds, unmeasured = self._measurable(src.builds, target)
-        accuracy = self._accuracy(builds, split, target, context) if self.accuracy_on_device else {}
+        comparable = TASKS[self.task].needs_labels or builds[0] is src.builds[0]
+        if self.accuracy_on_device and not comparable:
+            context.warn(f"accuracy is not measured on {self.device}: the engine to compare with does not run there")
+        wanted = self.accuracy_on_device and comparable
+        accuracy = self._accuracy(builds, split, target, context) if wanted else {}
         begin = _ACCURACY_SHARE if accuracy else 0.0
         campaign = run_campaign(
             self._entrants(builds, split, context.scratch),

@@ -42,7 +42,7 @@ class CalibrateStage(Stage[CalibrateInputs]):
     """
 
     name = "calibrate"
-    version = 1
+    version = 2
     consumes = CalibrateInputs
     produces = CalibrationResult
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime")
@@ -70,9 +70,12 @@ class CalibrateStage(Stage[CalibrateInputs]):
             {
                 "model": str(src.model.model),
                 "samples": str(context.scratch / "samples.npz"),
+                "numbers": spread_rows(len(data.calibration), self.samples),
                 "labels": save_classes(self.task, samples, context.scratch / "labels.npy"),
                 "validation": str(context.scratch / "validation.npz"),
-                "validation_labels": save_classes(self.task, validation, context.scratch / "validation-labels.npy"),
+                "validation_labels": save_classes(
+                    self.task, data["validation"], context.scratch / "validation-labels.npy"
+                ),
                 "min_samples": self.min_samples,
                 "observe": self.observe,
                 "memory_mb": self.memory_mb,
@@ -118,4 +121,11 @@ def spread(split: Split, count: int) -> Split:
 
     if len(split) <= count:
         return split
-    return split.take(np.linspace(0, len(split) - 1, count).astype(np.int64))
+    return split.take(np.array(spread_rows(len(split), count)))
+
+
+def spread_rows(size: int, count: int) -> list[int]:
+    """Which of ``size`` samples `spread` takes."""
+    import numpy as np
+
+    return [*range(size)] if size <= count else np.linspace(0, size - 1, count).astype(int).tolist()

@@ -54,7 +54,11 @@ def build_engine(model: Path, profile: TargetProfile, precision: str, out: Path)
 
 
 def served_batch(description: Mapping[str, Any], wanted: int = BATCH_SIZE) -> int:
-    """The batch size to run a model with: ``wanted``, or 1 where the model takes nothing else.
+    """The batch size to run a model with: ``wanted``, or fewer where the model or the engine takes no more.
+
+    Args:
+        description: An ``io.json`` or ``engine.json``; a TensorRT engine says for which shapes it was built.
+        wanted: How many samples at most.
 
     Raises:
         InputError: The model's batch size is fixed to another number.
@@ -63,7 +67,8 @@ def served_batch(description: Mapping[str, Any], wanted: int = BATCH_SIZE) -> in
         item["shape"][0] for item in description["inputs"] if item["shape"] and not isinstance(item["shape"][0], str)
     }
     if not fixed:
-        return wanted
+        shapes = description.get("options", {}).get("shapes", {})
+        return min([wanted, *(int(shape["max"][0]) for shape in shapes.values())])
     if fixed != {1}:
         raise InputError(
             f"the model's batch size is fixed to {max(fixed)}",

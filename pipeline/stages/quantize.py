@@ -11,7 +11,7 @@ from pipeline.artifacts import CalibrationResult, DatasetInfo, OnnxModel, Quanti
 from pipeline.data import DataSource
 from pipeline.recipe import QuantizeSection
 from pipeline.stages.base import Context, Stage
-from pipeline.stages.calibrate import CALIBRATION_BATCH, calibration_samples, save_classes
+from pipeline.stages.calibrate import CALIBRATION_BATCH, calibration_samples, save_classes, spread_rows
 from targets.profile import TargetProfile
 
 _OVERHEAD_S: Final = 3600.0
@@ -43,7 +43,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
     """
 
     name = "quantize"
-    version = 3
+    version = 4
     consumes = QuantizeInputs
     produces = QuantizedModel
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch")
@@ -70,6 +70,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
         request = {
             "model": str(src.model.model),
             "samples": str(archive),
+            "numbers": spread_rows(len(data.calibration), self.quantize.samples),
             "labels": save_classes(self.task, samples, context.scratch / "labels.npy"),
             "scheme": self.profile.quantization.scheme,
             "method": self.quantize.method,

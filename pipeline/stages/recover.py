@@ -55,7 +55,7 @@ class Recovery:
 
         Returns:
             ``accuracy``; where it could miss the floor, also ``accuracy_floor`` and ``recovery``: what was tried; and
-            figures of ``summary`` that mixed precision changed.
+            figures of ``summary`` that training or mixed precision changed.
         """
         accuracy = self._score(folder / "model.onnx", "int8")
         asked = self.section.qat == "on"
@@ -63,11 +63,11 @@ class Recovery:
             return {"accuracy": accuracy}
         floor = self._reference_accuracy() - self.accuracy_drop
         tried: list[dict[str, Any]] = []
-        if asked or (self.section.qat == "auto" and accuracy < floor):
-            accuracy = self._train(folder, accuracy, floor, tried)
         changed: dict[str, Any] = {}
+        if asked or (self.section.qat == "auto" and accuracy < floor):
+            accuracy, changed = self._train(folder, accuracy, floor, tried)
         if self.section.mixed_precision == "auto" and accuracy < floor:
-            changed = self._mix(folder, summary, accuracy, floor, tried)
+            changed |= self._mix(folder, summary, accuracy, floor, tried)
         return {"accuracy": accuracy, "accuracy_floor": round(floor, 6), "recovery": tried} | changed
 
     def _cannot_miss(self, accuracy: float) -> bool:
@@ -146,8 +146,10 @@ class Recovery:
         found = call_limited("calibration.child:quantize_in_child", request, limits=self.limits, what=what)
         return {name: found[name] for name in ("int8_nodes", "float_nodes", "output_snr_db", "agreement")}
 
-    def _train(self, folder: Path, before: float, floor: float, tried: list[dict[str, Any]]) -> float:
-        """Quantisation-aware training; kept when accuracy does not fall."""
+    def _train(
+        self, folder: Path, before: float, floor: float, tried: list[dict[str, Any]]
+    ) -> tuple[float, dict[str, Any]]:
+        """Quantisation-aware training; kept when it learned something and accuracy does not fall."""
         from targets.process import call_limited
 
         self.context.progress(0.8, f"training the int8 model: accuracy {before:.4f}, floor {floor:.4f}")
@@ -165,12 +167,14 @@ class Recovery:
             limits=self.limits,
             what="quantisation-aware training",
         )
-        accuracy = self._score(out, "trained")
-        kept = accuracy >= before
+        learned = summary["best_step"] != 0
+        accuracy = self._score(out, "trained") if learned else before
+        kept = learned and accuracy >= before
         tried.append({"step": "qat", "accuracy_before": before, "accuracy": accuracy, "kept": kept, **summary})
-        if kept:
-            shutil.copyfile(out, folder / "model.onnx")
-        return accuracy if kept else before
+        if not kept:
+            return before, {}
+        shutil.copyfile(out, folder / "model.onnx")
+        return accuracy, {name: summary[name] for name in ("output_snr_db", "agreement")}
 
     def _training(self) -> Path:
         """The train split in an order without pattern; the calibration samples where there is no such split."""

@@ -20,7 +20,6 @@ from targets.ondevice.openvino_module import (
     import_openvino,
     message,
     openvino_errors,
-    plugins,
     short_version,
 )
 from targets.ondevice.runner import Runner as DeviceRunner
@@ -75,7 +74,7 @@ class OpenVinoEngine(Engine):
         if not there.ok:
             return there
         device, runtime = _of(profile).device, import_openvino()
-        found = plugins(runtime.Core())
+        found = [str(name) for name in runtime.Core().available_devices]
         if not has_device(found, device):
             return Availability(
                 ok=False,

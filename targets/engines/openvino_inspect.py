@@ -20,7 +20,6 @@ from targets.ondevice.openvino_module import (
     import_openvino,
     message,
     openvino_errors,
-    plugins,
     short_version,
 )
 from targets.ondevice.openvino_runner import OpenVinoRunner
@@ -93,7 +92,7 @@ def _why_unseen(build: EngineBuild) -> str:
     if device == "CPU" and arch != machine.arch():
         return f"OpenVINO chooses kernels where it runs: this machine is {machine.arch()}, the target {arch}"
     runtime = import_openvino()
-    if not has_device(plugins(runtime.Core()), str(device)):
+    if not has_device(map(str, runtime.Core().available_devices), str(device)):
         return f"openvino {short_version(runtime)} finds no {device} here"
     return ""
 

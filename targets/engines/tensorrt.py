@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from targets.ondevice.cuda import Gpu
     from targets.options import Precision
     from targets.profile import TargetProfile
 
@@ -57,7 +58,7 @@ class _TensorRt(Engine):
     @final
     def _build(self, model: Path, profile: TargetProfile, out: Path, precision: Precision) -> EngineBuild:
         plan = write_plan(model, profile, _of(profile), precision, out)
-        if not self._builds_here():
+        if not self._builds_here(profile):
             return waiting_build(out, plan, precision)
         _run_program("build", out, f"building {model.name} with {self.name}")
         return EngineBuild.read(out)
@@ -92,24 +93,24 @@ class _TensorRt(Engine):
             return Availability(ok=False, why=why, fix="run it on the device")
         if not version:
             return Availability(ok=False, why=f"{self._module} is not installed here", fix=_INSTALL[self._module])
-        if not driver_answers():
+        found, wanted = _gpu(), gpus_of(profile, _of(profile))
+        if found is None:
             return Availability(
                 ok=False, why="no NVIDIA driver answers here", fix="run it on the device, or where there is such a GPU"
             )
-        found, wanted = gpu(), gpus_of(profile, _of(profile))
         if wanted and found.compute_capability not in wanted:
             why = f"{found.name} has compute capability {found.compute_capability}, the profile says {wanted}"
             return Availability(ok=False, why=why, fix="run it on the device")
         return Availability(ok=True, why=f"{self._module} {version} on {found.name}")
 
     @abstractmethod
-    def _builds_here(self) -> bool:
-        """Whether the engine is built on this machine, not on the device."""
+    def _builds_here(self, profile: TargetProfile) -> bool:
+        """Whether the engine of this profile is built on this machine, not on the device."""
 
 
 @final
 class TensorRtEngine(_TensorRt):
-    """TensorRT: built here where this machine has it and a GPU; else the device builds it from model and plan."""
+    """TensorRT: built here where this machine has it and the target's GPU; else the device builds it from its plan."""
 
     name = "tensorrt"
     reproducible = False  # TensorRT times kernels and takes what was fastest
@@ -117,14 +118,14 @@ class TensorRtEngine(_TensorRt):
 
     def available(self) -> Availability:
         """Always: what this machine cannot build, the device does."""
-        version = _version(self._module)
-        if self._builds_here():
-            return Availability(ok=True, why=f"tensorrt {version} with {gpu().name}")
+        version, found = _version(self._module), _gpu()
+        if version and found is not None:
+            return Availability(ok=True, why=f"tensorrt {version} with {found.name}; for others their device builds")
         missing = "no NVIDIA driver answers here" if version else "tensorrt is not installed here"
         return Availability(ok=True, why=f"built on the device by TensorRT 8.6 to 11: {missing}")
 
-    def _builds_here(self) -> bool:
-        return bool(_version(self._module)) and driver_answers()
+    def _builds_here(self, profile: TargetProfile) -> bool:
+        return self.runs(profile).ok  # TensorRT builds for the GPU that it finds: an engine for another would not open
 
 
 @final
@@ -141,7 +142,7 @@ class TensorRtRtxEngine(_TensorRt):
             return Availability(ok=False, why="tensorrt-rtx is not installed", fix=_INSTALL[self._module])
         return Availability(ok=True, why=f"tensorrt-rtx {version}")
 
-    def _builds_here(self) -> bool:
+    def _builds_here(self, _profile: TargetProfile) -> bool:
         return True
 
 
@@ -179,6 +180,14 @@ class _TensorRtRunner(Runner):
 def _of(profile: TargetProfile) -> TensorRtOptions:
     assert isinstance(profile.engine, TensorRtOptions), profile.engine.name
     return profile.engine
+
+
+def _gpu() -> Gpu | None:
+    """The GPU of this machine; None where no driver answers, or it shows none."""
+    try:
+        return gpu()
+    except Failure:
+        return None
 
 
 def _version(module: str) -> str:

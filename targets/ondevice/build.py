@@ -16,8 +16,9 @@ from .build_config import adjust_parser, configure, gpu_layers, network_flags
 from .build_plan import BUILD_JSON, BuildPlan, read_plan
 from .built import place_of
 from .failure import DEVICE, Failure
-from .session import read_json, sha256_of
+from .session import read_spec, sha256_of
 from .tensorrt_module import RTX, Vendor, driver_answers, import_vendor, last_line, logger
+from .tensorrt_plan import activations_bytes, check_spec, deserialized, read_ours
 from .timing_cache import cache_of, keeps_times, load, save
 
 if TYPE_CHECKING:
@@ -88,13 +89,13 @@ def inspect_engine(folder: Path) -> dict[str, Any]:
     Raises:
         Failure: There is no engine of ours in it, or TensorRT is missing (3, 4, 6).
     """
-    plan, spec = read_plan(folder), read_json(folder / "engine.json")
-    module = str(spec.get("runtime"))
+    plan, spec = read_plan(folder), read_spec(folder)
+    check_spec(spec)
+    module = str(spec["runtime"])
     if not driver_answers():
         return inspect.from_graph(plan, inspect.NO_DRIVER, module)
     vendor, lines = import_vendor(module), []  # type: Vendor, list[str]
-    data = (folder / PLAN_FILE).read_bytes()
-    return _inspect(vendor, logger(vendor, lines), plan, data, [], lines)[0]
+    return _inspect(vendor, logger(vendor, lines), plan, read_ours(folder, spec), [], lines)[0]
 
 
 def _gpu() -> Gpu | None:
@@ -167,16 +168,11 @@ def _inspect(
     """What the engine is, and the memory it takes, as far as it can be opened here."""
     if not driver_answers():
         return inspect.from_graph(plan, inspect.NO_DRIVER, vendor.__name__), None
-    runtime = vendor.Runtime(log)
-    if plan.device == "dla":
-        runtime.DLA_core = plan.dla_core
-    engine = runtime.deserialize_cuda_engine(data)
+    _runtime, engine = deserialized(vendor, log, data, plan._asdict())  # the runtime has to outlive its engine
     if engine is None:
         why = f"this GPU cannot open the engine that was built ({last_line(lines)})"
         return inspect.from_graph(plan, why, vendor.__name__), None
-    size = getattr(engine, "device_memory_size_v2", None)  # 8.6 has only the older name, 11 only this one
-    activations = int(engine.device_memory_size if size is None else size)
-    memory = {"plan_bytes": len(data), "activations_bytes": activations}
+    memory = {"plan_bytes": len(data), "activations_bytes": activations_bytes(engine)}
     text = str(engine.create_engine_inspector().get_engine_information(vendor.LayerInformationFormat.JSON))
     if len(text) > inspect.MAX_TEXT_BYTES:
         why = f"the engine's description is over {inspect.MAX_TEXT_BYTES} bytes"

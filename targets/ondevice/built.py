@@ -15,8 +15,12 @@ BUILT = "built"
 
 
 def place_of(folder: Path) -> Path:
-    """Where the engine of ``folder`` is to be built: ``built/`` of what was delivered, else the folder itself."""
-    return folder / BUILT if waits_for_device(folder) else folder
+    """Where the engine of ``folder`` is to be built: ``built/`` of what was delivered, else the folder itself.
+
+    Raises:
+        Failure: ``built`` is a link (4).
+    """
+    return _own(folder) if waits_for_device(folder) else folder
 
 
 def waits_for_device(folder: Path) -> bool:
@@ -29,13 +33,11 @@ def engine_folder(folder: Path) -> Path:
     """The folder whose engine runs: ``built/`` where the device had to build it, else ``folder`` itself.
 
     Raises:
-        Failure: It is not built yet (3), or what lies there was built from another model (4).
+        Failure: It is not built yet (3), or what lies there is a link or was built from another model (4).
     """
     if not waits_for_device(folder):
         return folder
-    built, fix = folder / BUILT, f"python ondevice.pyz build {folder}"
-    if built.is_symlink():
-        raise Failure(REFUSED, f"{BUILT} is a link", "an engine is code and lies in its own folder", fix)
+    built, fix = _own(folder), f"python ondevice.pyz build {folder}"
     if not (built / "engine.json").is_file():
         raise Failure(
             BAD_INPUT, "the engine is not built on this device yet", "the folder holds a model and how to build it", fix
@@ -45,6 +47,16 @@ def engine_folder(folder: Path) -> Path:
         raise Failure(
             REFUSED, "the engine built here is of another model",
             "it was built from {}, the folder's is {}".format(made_from, model.get("sha256")), fix,
+        )  # fmt: skip
+    return built
+
+
+def _own(folder: Path) -> Path:
+    built = folder / BUILT
+    if built.is_symlink():
+        raise Failure(
+            REFUSED, f"{BUILT} is a link", "an engine is code and lies in its own folder",
+            f"remove {built}, then: python ondevice.pyz build {folder}",
         )  # fmt: skip
     return built
 

@@ -185,15 +185,16 @@ class Stream:
         graph, executable = c_void_p(), c_void_p()
         call("cuStreamBeginCapture_v2", self.handle, _THREAD_LOCAL)
         try:
-            enqueue()
-        finally:  # an open capture would make every later call on this stream fail
-            code = int(driver().cuStreamEndCapture(self.handle, byref(graph)))
-        if code or not graph.value:
-            raise CudaError(f"cuStreamEndCapture: CUDA error {code}")
-        try:
+            try:
+                enqueue()
+            finally:  # an open capture would make every later call on this stream fail
+                code = int(driver().cuStreamEndCapture(self.handle, byref(graph)))
+            if code or not graph.value:
+                raise CudaError(f"cuStreamEndCapture: CUDA error {code}")
             call("cuGraphInstantiateWithFlags", byref(executable), graph, 0)
         finally:
-            call("cuGraphDestroy", graph)
+            if graph.value:
+                call("cuGraphDestroy", graph)
         return Graph(executable, self)
 
     def close(self) -> None:

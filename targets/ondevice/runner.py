@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .built import need_built
 from .failure import BAD_INPUT, Failure
 from .session import Runtime, Session, import_runtime, open_session, runtime_errors
 
@@ -74,7 +75,7 @@ def load_runtime(spec: Mapping[str, Any]) -> None:
     elif name in _TENSORRT:
         from .tensorrt_runner import load_tensorrt
 
-        load_tensorrt()
+        load_tensorrt(spec)
     else:
         import_runtime()
 
@@ -114,13 +115,7 @@ def engine_errors(spec: Mapping[str, Any]) -> tuple[type[Exception], ...]:
 def _engine(spec: Mapping[str, Any]) -> str:
     """The runtime that a folder asks for; folders of the first version name none and mean ONNX Runtime."""
     name = str(spec.get("engine", "onnxruntime"))
-    if spec.get("build_on_device") is True:
-        raise Failure(
-            BAD_INPUT,
-            "the engine is not built on this device yet",
-            f"the folder holds the model and the plan from which {name} builds here",
-            "ondevice.pyz build FOLDER",
-        )
+    need_built(spec)
     if name not in {"onnxruntime", "openvino", *_TENSORRT}:
         raise Failure(
             BAD_INPUT, f"no engine is called {name!r}", "engine.json names it", "use the ondevice.pyz of the bundle"

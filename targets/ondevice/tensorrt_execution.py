@@ -107,8 +107,10 @@ class Execution:
     def slot(self) -> Slot:
         """Further pinned arrays of the current shapes, one for each input and output; freed with the rest."""
         ports = (*self.inputs, *self.outputs)
-        made = {port.name: cuda.PinnedArray(self._sizes[port.name], port.dtype) for port in ports}
-        self._slots.append(made)
+        made: dict[str, cuda.PinnedArray] = {}
+        self._slots.append(made)  # at once: what is there already is freed where the next one does not fit
+        for port in ports:
+            made[port.name] = cuda.PinnedArray(self._sizes[port.name], port.dtype)
         return made
 
     def infer(self, slot: Slot | None = None) -> None:

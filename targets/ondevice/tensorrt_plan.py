@@ -1,4 +1,4 @@
-"""Whether a TensorRT plan may be opened here: ours, of this version, for this GPU; said before TensorRT sees it."""
+"""Whether a TensorRT plan may be opened here: ours, of this version, for this GPU; and opens it, the only place."""
 
 from __future__ import annotations
 
@@ -102,6 +102,29 @@ def check_gpu(folder: Path, spec: Mapping[str, Any], here: Gpu) -> None:
         f"it was built for {built}, here is {here.name} (compute capability {here.compute_capability})",
         rebuild(folder),
     )  # fmt: skip
+
+
+def deserialized(vendor: Vendor, log: Any, data: bytes, options: Mapping[str, Any]) -> tuple[Any, Any]:  # noqa: ANN401
+    """TensorRT's runtime and the engine in a plan that is ours; the engine is None where TensorRT refuses the plan.
+
+    Args:
+        vendor: The vendor's module.
+        log: A logger of it.
+        data: The plan: from `read_ours`, or built by this process.
+        options: ``device``, ``dla_core`` and ``version_compatible``, as engine.json has them.
+    """
+    runtime = vendor.Runtime(log)
+    if options["device"] == "dla":
+        runtime.DLA_core = options["dla_core"]
+    if options["version_compatible"] and hasattr(runtime, "engine_host_code_allowed"):
+        runtime.engine_host_code_allowed = True  # such a plan brings its runtime with it
+    return runtime, runtime.deserialize_cuda_engine(data)
+
+
+def activations_bytes(engine: Any) -> int:  # noqa: ANN401 - the vendor's
+    """What one execution context takes; 8.6 has only the older name of it, 11 only the newer one."""
+    size = getattr(engine, "device_memory_size_v2", None)
+    return int(engine.device_memory_size if size is None else size)
 
 
 def rebuild(folder: Path) -> str:

@@ -12,7 +12,7 @@ from .failure import BAD_INPUT, DEVICE, Failure
 from .runner import Bound, Runner
 from .tensorrt_execution import Execution, Port
 from .tensorrt_module import RTX, Vendor, import_vendor, last_line, logger
-from .tensorrt_plan import check_gpu, check_spec, check_version, read_ours
+from .tensorrt_plan import activations_bytes, check_gpu, check_spec, check_version, deserialized, read_ours
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,26 +66,30 @@ class TensorRtRunner(Runner):
     def __init__(self, vendor: Vendor, plan: bytes, spec: Mapping[str, Any]) -> None:
         self._spec = spec
         self._lines: list[str] = []
+        self._bound: list[Execution] = []
+        self._runtime: Any = None
+        self._engine: Any = None
         self._context = cuda.Context()
-        free = self._context.free_bytes()
-        runtime = vendor.Runtime(logger(vendor, self._lines))
-        if spec["options"]["device"] == "dla":
-            runtime.DLA_core = spec["options"]["dla_core"]
-        if spec["options"]["version_compatible"] and hasattr(runtime, "engine_host_code_allowed"):
-            runtime.engine_host_code_allowed = True  # such a plan brings its runtime with it; it is ours by its hash
-        self._runtime, self._engine = runtime, runtime.deserialize_cuda_engine(plan)
+        try:
+            self._open(vendor, plan)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, vendor: Vendor, plan: bytes) -> None:
+        spec, free = self._spec, self._context.free_bytes()
+        log = logger(vendor, self._lines)
+        self._runtime, self._engine = deserialized(vendor, log, plan, spec["options"])
         if self._engine is None:
             raise Failure(
                 DEVICE, f"TensorRT {vendor.__version__} cannot open the engine", last_line(self._lines),
                 "build it again on this device (ondevice.pyz build)",
             )  # fmt: skip
         self._ports = _ports(vendor, self._engine, spec)
-        self._bound: list[Execution] = []
         self._own = self._execution()
-        size = getattr(self._engine, "device_memory_size_v2", None)
         self.memory = {
             "plan_bytes": len(plan),
-            "activations_bytes": int(self._engine.device_memory_size if size is None else size),
+            "activations_bytes": activations_bytes(self._engine),
             "taken_bytes": max(0, free - self._context.free_bytes()),
         }
         self.runtime_version = str(vendor.__version__)
@@ -136,23 +140,25 @@ class TensorRtRunner(Runner):
         self.run(feed)
         own, events = self._own, [cuda.Event() for _ in range(4)]
         found: dict[str, list[int]] = {name: [] for name in ("h2d", "compute", "d2h", "enqueue", "latency")}
-        for _ in range(_STAGE_RUNS):
-            events[0].record(own.stream)
-            own.copy_in()
-            events[1].record(own.stream)
-            start = time.perf_counter_ns()
-            own.start()
-            found["enqueue"].append(time.perf_counter_ns() - start)
-            events[2].record(own.stream)
-            own.copy_out()
-            events[3].record(own.stream)
-            events[3].wait()
-            parts = [events[i + 1].ns_since(events[i]) for i in range(3)]
-            for i, name in enumerate(("h2d", "compute", "d2h")):
-                found[name].append(parts[i])
-            found["latency"].append(sum(parts))
-        for event in events:
-            event.close()
+        try:
+            for _ in range(_STAGE_RUNS):
+                events[0].record(own.stream)
+                own.copy_in()
+                events[1].record(own.stream)
+                start = time.perf_counter_ns()
+                own.start()
+                found["enqueue"].append(time.perf_counter_ns() - start)
+                events[2].record(own.stream)
+                own.copy_out()
+                events[3].record(own.stream)
+                events[3].wait()
+                parts = [events[i + 1].ns_since(events[i]) for i in range(3)]
+                for i, name in enumerate(("h2d", "compute", "d2h")):
+                    found[name].append(parts[i])
+                found["latency"].append(sum(parts))
+        finally:
+            for event in events:
+                event.close()
         result: dict[str, Any] = {
             name: {"median_ns": int(np.median(values)), "p99_ns": int(np.percentile(values, 99))}
             for name, values in found.items()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .atomic import write_file
 from .failure import Failure
-from .session import read_json, sha256_of
+from .session import read_json
 from .tensorrt_module import RTX, Vendor
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ class TimingCache(NamedTuple):
         """The times, empty where there are none for these facts or the file is not the one that was written."""
         try:
             said = read_json(self.path.with_suffix(".json"))
-            size = self.path.stat().st_size
+            if said.get("facts") != dict(self.facts) or self.path.is_symlink() or self.path.stat().st_size > _MAX_BYTES:
+                return b""
+            data = self.path.read_bytes()
         except (OSError, Failure):
             return b""
-        if said.get("facts") != dict(self.facts) or size > _MAX_BYTES or self.path.is_symlink():
-            return b""
-        return self.path.read_bytes() if said.get("sha256") == sha256_of(self.path) else b""
+        return data if said.get("sha256") == hashlib.sha256(data).hexdigest() else b""
 
     def write(self, data: bytes) -> None:
         """Keeps the times for the next build."""
@@ -68,10 +68,13 @@ def keeps_times(vendor: Vendor) -> bool:
 
 
 def load(config: Any, cache: TimingCache) -> bool:  # noqa: ANN401 - the vendor's
-    """Gives the builder the known times; whether there were any."""
+    """Gives the builder the known times; whether there were any and it took them. It begins with none otherwise."""
     data = cache.read()
-    config.set_timing_cache(config.create_timing_cache(data), False)  # noqa: FBT003 - never ignore a mismatch
-    return bool(data)
+    known = config.create_timing_cache(data) if data else None
+    if known is not None and config.set_timing_cache(known, False):  # noqa: FBT003 - never ignore a mismatch
+        return True
+    config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003
+    return False
 
 
 def save(config: Any, cache: TimingCache) -> None:  # noqa: ANN401 - the vendor's

@@ -76,10 +76,13 @@ def test_a_sum_of_branches_differs_by_a_step_at_most(
     assert np.abs(wanted["y"] - got["y"]).max() <= 1.01 * step
 
 
-def test_verifies_there(emulated: ModuleType, chains: list[Built], residual: Built) -> None:
-    """A bundle that was made here verifies there, hashes and golden outputs."""
-    with emulated.arm64("cortex-a76").session() as session:
-        for index, (bundle, _) in enumerate([chains[0], residual]):
+@pytest.mark.parametrize(("profile", "cpu"), [("raspberry-pi-4", "cortex-a72"), ("raspberry-pi-5", "cortex-a76")])
+def test_verifies_there(emulated: ModuleType, profile: str, cpu: str, tmp_path: Path) -> None:
+    """A bundle that was made here for a Pi verifies on a CPU like that Pi's, hashes and golden outputs."""
+    emulated.here()
+    bundles = [_built(emulated, tmp_path, net, 0, profile)[0] for net in ("chain_net", "residual_net")]
+    with emulated.arm64(cpu).session() as session:
+        for index, bundle in enumerate(bundles):
             session.put(bundle, f"bundle{index}")
             assert session.run(["verify", f"bundle{index}"], timeout_s=300).result["ok"] is True
 

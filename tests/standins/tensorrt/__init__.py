@@ -245,6 +245,9 @@ class Runtime(_Strict):
         if header["version"] != __version__ or header["gpu"] != _gpu_name():
             self._logger.log(ILogger.Severity.ERROR, "the plan is of another version or device")  # type: ignore[attr-defined]
             return None
+        if "VERSION_COMPATIBLE" in header["flags"] and not self.engine_host_code_allowed:
+            self._logger.log(ILogger.Severity.ERROR, "the plan holds host code, which is not allowed")  # type: ignore[attr-defined]
+            return None
         return _Engine(header, model)
 
 

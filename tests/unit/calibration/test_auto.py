@@ -139,6 +139,18 @@ def test_what_is_asked_for_is_done() -> None:
     assert ([one.step for one in found.tried], found.stopped) == (["minmax", "ranges", "rounding"], "as asked")
 
 
+def test_what_is_asked_for_and_has_nothing_to_do_is_told() -> None:
+    """It is no part of the choice, and the record gives the reason."""
+    settings = AutoSettings(method="minmax", algorithms=("rounding", "ranges"))
+    found = run(Fake(WORTH, {}, without_effect="ranges"), settings)
+    assert found.candidate.choice.algorithms == {"rounding"}
+    assert [(one.step, one.kept, one.reason) for one in found.tried] == [
+        ("minmax", True, ""),
+        ("ranges", False, "nothing to gain"),
+        ("rounding", True, ""),
+    ]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

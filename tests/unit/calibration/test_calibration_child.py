@@ -101,6 +101,34 @@ def test_doubts_about_the_samples_are_findings(
     assert "C-FEW" not in codes
 
 
+def test_too_few_samples_are_counted_as_the_user_counts_them(
+    request_of: Callable[..., dict[str, object]], tmp_path: Path
+) -> None:
+    """All 60 were given, 12 of them held back: 61 would do, and that is what the remedy says."""
+    findings = calibrate_in_child(request_of(out=str(tmp_path / "table.json"), min_samples=61))["findings"]
+    (few,) = [finding for finding in findings if finding["code"] == "C-FEW"]
+    assert few["text"].startswith("60 calibration samples are fewer than 61")
+    assert "at least 61" in few["fix"]
+
+
+@pytest.mark.parametrize("row", [7, 9])
+def test_an_overflow_names_the_sample_that_was_given(
+    request_of: Callable[..., dict[str, object]], images: NDArray[np.float32], tmp_path: Path, row: int
+) -> None:
+    """Seen (7) or held back (9), it is called by the number that it has in the user's data."""
+    images = images.copy()
+    images[row] = 3e38
+    np.savez(tmp_path / "samples.npz", x=images)
+    request = request_of(out=str(tmp_path / "table.json"), method="minmax")
+    with pytest.raises(InputError, match=rf"^activation '\w+' becomes NaN or Inf at sample {row}\n"):
+        quantize_in_child(request)
+    with pytest.raises(InputError, match=rf"at sample {1000 + row}\n"):
+        quantize_in_child(request | {"numbers": [*range(1000, 1060)]})
+    with pytest.raises(InputError, match="there are 59 numbers for 60 samples"):
+        quantize_in_child(request | {"numbers": [*range(59)]})
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_table_measured_before_gives_the_same_file(
     request_of: Callable[..., dict[str, object]], tmp_path: Path
 ) -> None:

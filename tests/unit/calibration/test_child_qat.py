@@ -10,6 +10,8 @@ import pytest
 
 from calibration.child import quantize_in_child
 from calibration.child_qat import train_in_child
+from calibration.fidelity import Judge
+from calibration.samples import CalibrationSet
 from targets.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,11 +45,16 @@ def request_of(residual: Path, images: NDArray[np.float32], tmp_path: Path) -> d
     }
 
 
-def test_training_never_ends_worse_on_held_back_samples(request_of: dict[str, object], tmp_path: Path) -> None:
+def test_training_never_ends_worse_on_held_back_samples(
+    request_of: dict[str, object], residual: Path, tmp_path: Path
+) -> None:
     """Ten epochs of three batches are thirty steps; the best step's file is written, nodes as before; it repeats."""
     found = train_in_child(request_of)
     assert (found["steps"], found["training_samples"]) == (30, 96)
     assert found["held_snr_db"] >= found["held_snr_db_before"] > 20.0
+    held = CalibrationSet({"x": np.load(tmp_path / "samples.npz")["x"][4::5]}, batch_size=32)
+    told = Judge(residual, held, threads=1)(tmp_path / "trained.onnx")
+    assert (found["output_snr_db"], found["agreement"]) == (told.snr_db, told.agreement)
     before, after = (onnx.load(str(request_of[name])) for name in ("quantized", "out"))
     assert [node.name for node in before.graph.node] == [node.name for node in after.graph.node]
     data = (tmp_path / "trained.onnx").read_bytes()

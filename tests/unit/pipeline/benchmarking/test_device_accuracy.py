@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.benchmarking import accuracy
 from pipeline.benchmarking.accuracy import Labelled, pieces, score_on_device
+from pipeline.benchmarking.devicebuild import NotBuiltThere
 from pipeline.tasks import TASKS
 from targets.devices.base import Device, RawAnswer, Session
 from targets.errors import DeviceError, DeviceLost, InputError
@@ -163,3 +164,23 @@ def test_nothing_to_score_is_an_error(engines: dict[str, Path], tmp_path: Path) 
         score_on_device({}, labelled(), TASKS["classification"], Board(), tmp_path)
     with pytest.raises(InputError):
         score_on_device(engines, labelled(0), TASKS["classification"], Board(), tmp_path)
+
+
+@pytest.mark.parametrize("task", ["fidelity", "classification"])
+def test_without_the_reference_nothing_is_compared_with_another(
+    engines: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: str
+) -> None:
+    """Where the uncompressed engine cannot be built there, no other takes its place: a task without labels ends."""
+    real = accuracy.put_engine
+
+    def put(engine: Any, *rest: Any) -> Any:  # noqa: ANN401
+        if engine.sha256 == "right":
+            raise NotBuiltThere("it cannot be built", "no kernels", "ask for another precision")
+        return real(engine, *rest)
+
+    monkeypatch.setattr(accuracy, "put_engine", put)
+    if task == "fidelity":
+        with pytest.raises(NotBuiltThere):
+            score_on_device(engines, labelled(), TASKS[task], Board(), tmp_path, required=())
+    else:
+        assert list(score_on_device(engines, labelled(), TASKS[task], Board(), tmp_path, required=())) == ["other"]

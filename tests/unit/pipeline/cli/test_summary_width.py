@@ -63,5 +63,5 @@ def test_a_warning_is_said_once(run: dict[str, Any]) -> None:
     """One line a code, with how often it came."""
     text = shown(run, 200)
     assert text.count("W-NOISY-CPU") == 1
-    assert "other work ran (4 times) Fix: stop it" in text
-    assert "W-FEW other work ran Fix" in text
+    assert "other work ran (4 times)\n  Fix: stop it" in text
+    assert "W-FEW other work ran\n  Fix" in text

@@ -46,6 +46,24 @@ def test_the_page_says_everything(full_run: dict[str, Any]) -> None:
     assert set(re.findall(r'aria-label="(\w+)"', page)) == DRAWN
 
 
+def test_what_was_seen_is_a_list_and_a_long_cell_may_wrap(full_run: dict[str, Any]) -> None:
+    """Findings of several engines are read one by one, and a range of processes stays in its column."""
+    full_run["warnings"] = [{"code": "W-X", "text": "x", "evidence": "int8: 1; fp32: 2", "fix": "y"}]
+    full_run["candidates"][0]["p90_note"] = "by process 0.397 to 4.46 ms, n = 2500"
+    page = render_report(full_run)
+    assert "<li>int8: 1</li><li>fp32: 2</li>" in page
+    assert '<span class="long">by process 0.397 to 4.46 ms</span>' in page
+
+
+def test_not_shown_is_explained_where_it_stands(full_run: dict[str, Any]) -> None:
+    """An interval beyond 1 beside "not shown" reads as a contradiction unless the correction is named."""
+    said = "neither faster nor slower for certain, after the correction for several comparisons"
+    assert said not in words(render_report(full_run))
+    compared = next(c["vs_reference"] for c in full_run["candidates"] if c.get("vs_reference"))
+    compared["verdict"] = "not shown"
+    assert said in words(render_report(full_run))
+
+
 def test_a_bare_run_renders_without_empty_sections(bare_run: dict[str, Any]) -> None:
     """A run without pruning, curves, candidates or warnings is a short page that says that the budget is not met."""
     page = render_report(bare_run)

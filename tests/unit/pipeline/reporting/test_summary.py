@@ -24,7 +24,7 @@ def test_it_says_what_shipped_and_how_fast_it_is(full_run: dict[str, Any]) -> No
     for expected in (
         "int8 *", "0.200 ms [0.196, 0.204]", "[1.94, 2.06]", "98.3 %", "149 kB", "int8 is 2.0 times faster.",
         "in budget",
-        "W-VIRTUAL a virtual machine Fix: use the device",
+        "W-VIRTUAL a virtual machine\n  Fix: use the device",
     ):  # fmt: skip
         assert expected in shown
     assert "\x1b" not in shown
@@ -52,11 +52,11 @@ def test_a_narrow_terminal_still_shows_the_verdict(full_run: dict[str, Any]) -> 
 
 
 def test_what_could_not_be_built_is_told_with_its_remedy(full_run: dict[str, Any]) -> None:
-    """One line each; formats that have nothing to offer are not news."""
+    """One line each, the remedy on one of its own; formats that have nothing to offer are not news."""
     full_run["dropped"] = [
         {"name": "openvino-int8", "what": "no engine", "why": "not installed", "fix": "install openvino"},
         {"name": "int8-dynamic", "what": "nothing to gain here", "why": "a CNN", "quiet": True},
     ]
     shown = printed(full_run)
-    assert "openvino-int8 not built: no engine: not installed Fix: install openvino" in shown
+    assert "openvino-int8 not built: no engine: not installed\n  Fix: install openvino" in shown
     assert "int8-dynamic" not in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.data import Split
 from pipeline.stages import answers as module
+from pipeline.stages import evaluate as evaluate_module
 from pipeline.stages.answers import answers, ask_in_child, stands_in
 from pipeline.stages.bundle import golden_atol
 from targets.engines.base import Availability
@@ -66,6 +68,19 @@ def test_where_it_does_not_run_its_graph_answers(
     for size in (None, 1, 4):
         found = answers(folder, SPLIT, profile, tmp_path, batch_size=size)
         np.testing.assert_allclose(found["y"], SPLIT.inputs["x"] @ WEIGHT, rtol=1e-5)
+
+
+def test_where_it_does_not_run_no_float_engine_is_built_to_compare_with(
+    profile: TargetProfile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A task without labels compares with the float graph by ONNX Runtime: the engine may have no fp32, as a DLA."""
+    monkeypatch.setattr(evaluate_module, "build_engine", lambda *_: pytest.fail("built"))
+    folder = built(tmp_path, build_on_device=True)
+    ports = {"inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}], "outputs": [{"name": "y"}]}
+    reference = SimpleNamespace(model=folder / "m.onnx", read_json=lambda _: ports)
+    task = SimpleNamespace(needs_labels=False, score=lambda outputs, _, wanted: float((outputs[0] == wanted[0]).all()))
+    data: Any = {"validation": SPLIT}
+    assert evaluate_module.evaluate(folder, "validation", reference, profile, task, data, tmp_path) == 1.0  # type: ignore[arg-type]
 
 
 def test_with_the_hardware_there_it_answers_itself(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +151,7 @@ def test_saturating_cpus_do_not_promise_the_answers_of_others(
 
 
 OPENVINO = {"engine": "openvino", "runtime": "openvino", "runtime_version": "2026.4.0-1-x"}
+RTX = {"engine": "tensorrt-rtx", "runtime": "tensorrt_rtx", "runtime_version": "1.7.1", "build_on_device": False}
 TENSORRT = {"engine": "tensorrt", "runtime": "tensorrt", "build_on_device": True, "model": "engine.onnx"}
 
 
@@ -168,6 +170,23 @@ def test_what_does_not_run_there_is_left_out_and_named(
     assert "openvino-int8 is not measured" in warned[0]
 
 
+@pytest.mark.parametrize(("task", "scored"), [("fidelity", False), ("classification", True)])
+def test_accuracy_is_not_compared_with_an_engine_that_is_no_reference(
+    task: str,
+    scored: bool,  # noqa: FBT001 - a column of the table
+    context: Context,
+    campaign: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    """Where the uncompressed engine does not run there, a task without labels scores nothing there, and says so."""
+    warned: list[str] = []
+    object.__setattr__(context, "warn", warned.append)
+    src = inputs(tmp_path, openvino_fp32=OPENVINO, int8={})
+    asked = replace(stage(device="pi4", accuracy=True), task=task)
+    assert bool(asked.run(src, tmp_path / "out", context)["accuracies_on_device"]) == scored
+    assert any("compare with does not run" in line for line in warned) != scored
+
+
 def test_locally_the_machine_must_drive_the_engine(
     context: Context, campaign: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -180,6 +199,19 @@ def test_locally_the_machine_must_drive_the_engine(
     results = stage(device="local", accuracy=False).run(src, tmp_path / "out", context)
     assert asked == ["tensorrt"]
     assert "no GPU" in results["unmeasured"]["tensorrt-int8"]
+
+
+def test_an_engine_that_comes_built_needs_its_runtime_there(
+    context: Context, campaign: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A device without TensorRT-RTX leaves that engine out, as one without OpenVINO does, and measures the others."""
+    told = SimpleNamespace(raw={"tensorrt_rtx": None})
+    monkeypatch.setattr("targets.devices.device", lambda name: SimpleNamespace(name=name, facts=lambda: told))
+    src = inputs(tmp_path, int8={}, rtx_int8={**TENSORRT, **RTX})
+    stage(device="pc", accuracy=False).run(src, tmp_path / "out", context)
+    assert [entrant.name for entrant in campaign["entrants"]] == ["int8"]
+    document = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))
+    assert document["unmeasured"]["rtx-int8"]["fix"].endswith("pip install tensorrt_rtx==1.7.1")
 
 
 @pytest.mark.parametrize(

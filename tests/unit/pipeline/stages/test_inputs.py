@@ -59,6 +59,13 @@ def test_the_batch_is_what_the_model_takes(first: int | str, batch: int) -> None
     assert served_batch(description(first, 3)) == batch
 
 
+@pytest.mark.parametrize(("most", "batch"), [(1, 1), (8, 8), (64, 32)])
+def test_the_batch_is_what_the_engine_was_built_for(most: int, batch: int) -> None:
+    """An engine built for some batch sizes gets no larger one: TensorRT refuses what its profile does not cover."""
+    shapes = {"x": {"min": [1, 3], "opt": [1, 3], "max": [most, 3]}}
+    assert served_batch({**description("batch", 3), "options": {"shapes": shapes}}) == batch
+
+
 def test_a_batch_fixed_to_another_number_is_refused() -> None:
     """With the number."""
     with pytest.raises(InputError, match="fixed to 8"):

@@ -34,6 +34,7 @@ class World:
 
     def __init__(self, accuracy: Mapping[str, float]) -> None:
         self.accuracy = accuracy
+        self.best_step = 7
         self.requests: list[tuple[str, Mapping[str, Any]]] = []
 
     def call_limited(self, function: str, request: Mapping[str, Any], **_: object) -> dict[str, Any]:
@@ -41,7 +42,7 @@ class World:
         self.requests.append((name, request))
         if name == "train_in_child":
             Path(request["out"]).write_text("trained", encoding="utf-8")
-            return {"steps": 7}
+            return {"steps": 7, "best_step": self.best_step, "output_snr_db": 41.0, "agreement": 0.99}
         folder = Path(request["out_folder"])
         if name == "examine_in_child":
             (folder / "layers.json").write_text(json.dumps(LAYERS), encoding="utf-8")
@@ -105,6 +106,7 @@ def test_training_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found, folder = recover(world, tmp_path, monkeypatch, qat_epochs=2)
     assert (found["accuracy"], [step["step"] for step in found["recovery"]]) == (0.9, ["qat"])
     assert (folder / "model.onnx").read_text(encoding="utf-8") == "trained"
+    assert (found["output_snr_db"], found["agreement"]) == (41.0, 0.99)
     (request,) = world.called("train_in_child")
     assert (request["parent"], request["epochs"]) == ("parent.onnx", 2)
     with np.load(request["training"]) as archive:
@@ -124,6 +126,16 @@ def test_training_that_makes_it_worse_is_not_kept(tmp_path: Path, monkeypatch: p
     world = World({"int8": 0.9, "float": 0.9, "trained": 0.85})
     found, folder = recover(world, tmp_path, monkeypatch, qat="on")
     assert (found["accuracy"], found["recovery"][0]["kept"], found["recovery"][0]["accuracy"]) == (0.9, False, 0.85)
+    assert (folder / "model.onnx").read_text(encoding="utf-8") == "int8"
+
+
+def test_training_that_learned_nothing_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no step was better than the file as it came, that file stays, unscored, as not trained."""
+    world = World({"int8": 0.9, "float": 0.9})
+    world.best_step = 0
+    found, folder = recover(world, tmp_path, monkeypatch, qat="on")
+    assert (found["accuracy"], found["recovery"][0]["kept"]) == (0.9, False)
+    assert "output_snr_db" not in found
     assert (folder / "model.onnx").read_text(encoding="utf-8") == "int8"
 
 

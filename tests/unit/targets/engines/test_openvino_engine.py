@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from targets.engines import engine
+from targets.engines import openvino as openvino_engine
 from targets.errors import DeviceError, InputError
 from targets.ondevice.openvino_module import import_openvino
 
@@ -170,3 +171,17 @@ def test_opsets_that_are_exported_can_be_read(openvino: Engine, tmp_path: Path, 
     wanted = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"]).run(None, feed)[0]
     with openvino.open(build) as runner:
         np.testing.assert_allclose(runner.infer(feed)["y"], wanted, atol=1e-5)
+
+
+def test_a_broken_plugin_of_another_device_does_not_matter(openvino: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU whose driver answers nothing but its name is no reason why the CPU should not run an engine."""
+
+    class Core:
+        available_devices = ("CPU", "GPU")
+
+        def get_property(self, device: str, name: str) -> str:
+            raise RuntimeError(f"{device} does not tell {name}")
+
+    there = SimpleNamespace(Core=Core, __version__="2026.4.1-1-x")
+    monkeypatch.setattr(openvino_engine, "import_openvino", lambda: there)
+    assert openvino.runs(small.profile()).ok

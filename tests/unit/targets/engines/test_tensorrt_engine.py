@@ -16,11 +16,13 @@ import pytest
 
 from calibration.half import HalfSettings, convert_half
 from calibration.qdq import quantize_model
+from targets import machine
 from targets.engines import engine, tensorrt
 from targets.engines.base import EngineBuild
 from targets.errors import DeviceError, EdgepressError, InputError
 from targets.files import sha256_file
 from targets.ondevice.build_plan import read_plan
+from targets.ondevice.cuda import Gpu
 from targets.ondevice.tensorrt_module import driver_answers
 from targets.options import TensorRtOptions
 from targets.profile import TargetProfile, load_profile
@@ -161,6 +163,23 @@ def test_tensorrt_makes_what_its_device_needs(tmp_path: Path) -> None:
     assert "ondevice.pyz build" in trt.inspect(build).inspected
     with pytest.raises(DeviceError, match="not built yet"), trt.open(build):
         pass
+
+
+@pytest.mark.parametrize(
+    ("capability", "arch", "here"), [("9.0", "", True), ("8.7", "", False), ("9.0", "other", False)]
+)
+def test_only_the_targets_own_gpu_builds_here(
+    monkeypatch: pytest.MonkeyPatch, capability: str, arch: str, here: bool  # noqa: FBT001
+) -> None:  # fmt: skip
+    """A GPU in the build host makes no engine for another GPU or machine: that one's device builds it itself."""
+    monkeypatch.setattr(tensorrt, "_version", lambda _: "10.3.0")
+    monkeypatch.setattr(tensorrt, "gpu", lambda: Gpu(name="H200", compute_capability="9.0", driver="12.6"))
+    plain = target("tensorrt")
+    arch = arch or machine.arch()
+    hardware = plain.hardware.model_copy(update={"arch": arch, "compute_capability": capability})
+    trt = tensorrt.TensorRtEngine()
+    assert trt._builds_here(plain.model_copy(update={"hardware": hardware})) == here
+    assert "H200" in trt.available().why
 
 
 @without_gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from targets.ondevice import tensorrt_runner
+from targets.ondevice.runner import load_runtime
 
 Device = Callable[..., tuple[int, dict[str, Any], str]]
 VERSIONS = ("8.6.2", "10.3.0", "11.4.1")
@@ -165,6 +169,86 @@ def test_too_little_memory_is_said(built: Path, device: Device) -> None:
     code, document, _ = device(built, "measure", "--warmup-s", "0.01", "--min-s", "0.01", STANDIN_MEMORY="10")
     assert code == 5
     assert "memory" in document["error"]["what"]
+
+
+_INSPECT = """
+import sys
+from pathlib import Path
+from targets.ondevice.build import inspect_engine
+from targets.ondevice.failure import Failure
+try:
+    print(0, inspect_engine(Path(sys.argv[1]))["inspected"])
+except Failure as failure:
+    print(failure.exit_code, failure.what)
+"""
+
+
+def test_a_plan_that_is_not_ours_is_not_opened_to_look_at_it(built: Path, environment: dict[str, str]) -> None:
+    """An inspection opens the plan, which is code: it refuses what running it refuses."""
+    folder = built / "built"
+    for name in ("build.json", "model.onnx"):
+        shutil.copy(built / name, folder / name)
+
+    def inspected() -> str:
+        command = [sys.executable, "-c", _INSPECT, str(folder)]
+        return subprocess.run(command, capture_output=True, check=True, timeout=60, env=environment).stdout.decode()
+
+    assert inspected() == "0 \n"
+    plan, spec = folder / "engine.plan", json.loads((folder / "engine.json").read_text())
+    data = plan.read_bytes()
+    plan.write_bytes(data + b" ")
+    assert inspected().startswith("4 the engine file engine.plan is not the one that was built")
+    plan.write_bytes(data)
+    (folder / "engine.json").write_text(json.dumps({**spec, "runtime": "somebody"}))
+    assert inspected() == "4 this plan is not one of ours\n"
+
+
+_FAILS = """
+import ctypes, sys
+from pathlib import Path
+from targets.ondevice import cuda
+from targets.ondevice.failure import Failure
+from targets.ondevice.session import read_spec
+from targets.ondevice.tensorrt_runner import open_tensorrt
+folder = Path(sys.argv[1])
+live = ctypes.CDLL("libcuda.so.1").standin_live
+live.restype = ctypes.c_long
+spec = read_spec(folder)
+try:
+    open_tensorrt(folder, {**spec, "outputs": [{**item, "name": "z"} for item in spec["outputs"]]})
+except Failure as failure:
+    assert "other inputs and outputs" in failure.what, failure.what
+else:
+    raise AssertionError("opened")
+assert live() == 0, live()
+context = cuda.Context()
+stream = cuda.Stream()
+def enqueue():
+    raise ValueError("it cannot be enqueued")
+try:
+    stream.capture(enqueue)
+except ValueError:
+    pass
+stream.close()
+context.close()
+assert live() == 0, live()
+"""
+
+
+def test_what_fails_half_way_leaves_nothing(built: Path, environment: dict[str, str]) -> None:
+    """An engine that is refused once it is open, and a capture that breaks off, free what they took."""
+    command = [sys.executable, "-c", _FAILS, str(built / "built")]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_runtime_that_built_the_engine_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both of the vendor's modules are installed, the engine's own is loaded before loading is timed."""
+    asked: list[Any] = []
+    monkeypatch.setattr(tensorrt_runner.cuda, "driver", lambda: None)
+    monkeypatch.setattr(tensorrt_runner, "import_vendor", asked.append)
+    load_runtime({"engine": "tensorrt-rtx", "runtime": "tensorrt_rtx"})
+    assert asked == ["tensorrt_rtx"]
 
 
 _LEAKS = """

@@ -12,6 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from targets.ondevice.timing_cache import TimingCache, load
+
 Device = Callable[..., tuple[int, dict[str, Any], str]]
 VERSIONS = ("8.6.2", "10.3.0", "11.4.1")
 
@@ -26,8 +28,9 @@ def _header(bundle: Path) -> dict[str, Any]:
 def test_the_plan_reaches_the_builder(make_bundle: Callable[..., Path], device: Device, version: str) -> None:
     """Level, workspace, compatibility, shapes are the profile's; TF32 and refit are off; typing is weak in 8.6 only."""
     bundle = make_bundle(optimization_level=5, workspace_mb=7, version_compatible=True, hardware_compatible=True)
-    code, _, stderr = device(bundle, "build", str(bundle), version=version)
+    code, document, stderr = device(bundle, "build", str(bundle), version=version)
     assert code == 0, stderr
+    assert document["result"]["inspection"]["inspected"] == ""  # such a plan holds code, and is ours
     told = _header(bundle)
     weak = ["INT8"] if version.startswith("8") else []
     assert told["flags"] == sorted([*weak, "VERSION_COMPATIBLE"])
@@ -55,6 +58,31 @@ def test_kernel_times_are_kept_for_the_same_device_only(bundle: Path, device: De
     assert device(bundle, "verify", version=version)[0] == 0  # and a bundle with a cache is still whole
 
 
+class _Config:
+    """A builder's configuration that refuses times of another version."""
+
+    def __init__(self) -> None:
+        self.given: list[bytes] = []
+
+    def create_timing_cache(self, data: bytes) -> bytes:
+        return data
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:  # noqa: FBT001
+        assert not ignore_mismatch
+        self.given.append(cache)
+        return cache in {b"", b"fitting"}
+
+
+@pytest.mark.parametrize("data", [b"", b"fitting", b"of another version"])
+def test_times_that_the_builder_refuses_are_not_said_to_be_used(tmp_path: Path, data: bytes) -> None:
+    """Known times count as used only where the builder took them; else it begins with none."""
+    cache, config = TimingCache(path=tmp_path / "cache" / "timing-x.bin", facts={"device": "Orin"}), _Config()
+    if data:
+        cache.write(data)
+    assert load(config, cache) == (data == b"fitting")
+    assert config.given[-1] == (data if data == b"fitting" else b"")
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_silent_float_is_an_error_and_leaves_nothing(bundle: Path, device: Device, version: str) -> None:
     """Asked for int8 and built in float: refused with the counts, and there is no engine to run by mistake."""
@@ -63,6 +91,15 @@ def test_silent_float_is_an_error_and_leaves_nothing(bundle: Path, device: Devic
     assert "int8" in document["error"]["what"]
     assert not (bundle / "built" / "engine.plan").exists()
     assert not (bundle / "built" / "engine.json").exists()
+
+
+def test_nothing_is_built_through_a_link(bundle: Path, device: Device, tmp_path: Path) -> None:
+    """Where ``built`` is a link nothing is written to where it leads."""
+    (tmp_path / "elsewhere").mkdir()
+    (bundle / "built").symlink_to(tmp_path / "elsewhere")
+    code, document, _ = device(bundle, "build", str(bundle))
+    assert (code, document["error"]["what"]) == (4, "built is a link")
+    assert not [*(tmp_path / "elsewhere").iterdir()]
 
 
 def test_a_dla_falls_back_only_where_that_is_allowed(make_bundle: Callable[..., Path], device: Device) -> None:

@@ -1,0 +1,52 @@
+"""The stage that calibrates: what it asks of its child."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.artifacts import DatasetInfo, OnnxModel
+from pipeline.data import Dataset, Split
+from pipeline.stages.base import Context
+from pipeline.stages.calibrate import CalibrateInputs, CalibrateStage
+from targets import process
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import pytest
+
+
+def test_few_samples_are_judged_by_all_of_the_validation_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three samples of twenty keep their numbers, and every class of the validation split is one that they may lack."""
+    asked: list[Mapping[str, Any]] = []
+    split = Split(inputs={"x": np.zeros((20, 1), np.float32)}, labels=np.arange(20) % 7)
+    io = {"inputs": [{"name": "x", "dtype": "float32", "shape": ["n", 1]}]}
+    (tmp_path / "io.json").write_text(json.dumps(io), encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    data: Any = SimpleNamespace(checked=lambda *_: Dataset(splits={"calibration": split, "validation": split}))
+    context = Context(
+        progress=lambda *_, **__: None, warn=lambda _: None, scratch=tmp_path, state=tmp_path / "state", data=data
+    )
+    monkeypatch.setattr(process, "call_limited", lambda _, request, **__: asked.append(request) or {"findings": []})
+    common: dict[str, Any] = {"digest": "d", "folder": tmp_path, "results": {}, "wall_s": 0.0}
+    src = CalibrateInputs(data=DatasetInfo(node="data", **common), model=OnnxModel(node="import", **common))
+    source: Any = None  # the data are given
+    stage = CalibrateStage(
+        source=source,
+        task="classification",
+        samples=3,
+        min_samples=100,
+        observe="sampled",
+        memory_mb=64,
+        threads=1,
+    )
+    stage.run(src, tmp_path / "out", context)
+    (request,) = asked
+    assert request["numbers"] == [0, 9, 19]
+    assert np.load(request["labels"]).tolist() == [0, 2, 5]
+    assert set(np.load(request["validation_labels"]).tolist()) == set(range(7))
