@@ -15,8 +15,9 @@ of one alone           it takes or keeps the place: the other one cannot be meas
 
 A candidate whose timed outputs were wrong never ships while another one can. One whose measurement is void otherwise
 (throttled, no steady state) is held to the ceilings all the same: such a latency errs on the slow side. Without a
-measurement of any the smaller file wins, and every text says that latency was not measured. A candidate that could not
-be measured where others were meets no ceiling of latency or memory, as nobody knows its own.
+measurement of any the smaller file wins among those of one engine, the engine of first choice before others, and every
+text says that latency was not measured. A candidate that could not be measured where others were meets no ceiling of
+latency or memory, as nobody knows its own.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Candidate:
         outputs_ok: Whether the timed outputs were right.
         void: Why its measurement is void (grade F); empty when it is not.
         unmeasured: Why it could not be measured where others were; empty when it was.
+        runs_by: What runs it: the engine and its provider or device. Sizes are compared within one alone.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Candidate:
     void: str = ""
     scored_on: str = ""
     unmeasured: str = ""
+    runs_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +132,8 @@ def _challenge(challenger: Candidate, best: Candidate, compare: Comparer | None)
     smaller = challenger.size_bytes < best.size_bytes
     sizes = f"{challenger.size_bytes:,} against {best.size_bytes:,} bytes"
     if compare is None:
+        if challenger.runs_by != best.runs_by:
+            return False, f"latency was not measured; {_preferred(best)}"
         return (
             smaller,
             f"latency was not measured; {'smaller' if smaller else 'not smaller'} than {best.name} ({sizes})",
@@ -161,6 +166,8 @@ def _not_both_measured(challenger: Candidate, best: Candidate, sizes: str) -> tu
         return False, f"not shown to be faster: it is not measured ({challenger.unmeasured})"
     if not challenger.unmeasured:
         return True, f"measured, which {best.name} is not ({best.unmeasured})"
+    if challenger.runs_by != best.runs_by:
+        return False, f"neither it nor {best.name} is measured; {_preferred(best)}"
     smaller = challenger.size_bytes < best.size_bytes
     return smaller, f"neither it nor {best.name} is measured; {'' if smaller else 'not '}smaller: {sizes}"
 
@@ -173,6 +180,10 @@ def blocks_text(found: Mapping[str, Any]) -> str:
     if needed > _MANY_BLOCKS:
         return "; no campaign of a sensible length would show it"
     return f"; about {needed} blocks would show it"
+
+
+def _preferred(best: Candidate) -> str:
+    return f"{best.name} is by an engine that the target prefers"
 
 
 def _times(found: Mapping[str, Any], incumbent: str) -> str:

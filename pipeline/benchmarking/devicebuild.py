@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
+from pipeline.benchmarking.deviceplacement import NotPlacedThere, placed_there
 from targets.engines.base import ENGINE_JSON
 from targets.engines.inspection import Inspection, check_precision
 from targets.errors import DeviceError, DeviceLost, InputError
@@ -90,7 +91,7 @@ def put_engine(build: EngineBuild, folder: str, session: Session) -> BuiltThere 
 def send_engines(
     staged: Sequence[Staged], session: Session, required: Collection[str] | None
 ) -> tuple[tuple[Staged, ...], dict[str, dict[str, str]]]:
-    """Sends all engines, and builds there what must be.
+    """Sends all engines, builds there what must be, and has nodes counted that only the device can place.
 
     Args:
         staged: The engines.
@@ -98,16 +99,18 @@ def send_engines(
         required: Names of those without which nothing is to be measured; None for all.
 
     Returns:
-        Those that are ready, with the hash of what the device made; and why the others are not: what, why, fix by name.
+        Those that are ready, with what the device made of them; and why the others are not: what, why, fix by name.
 
     Raises:
-        DeviceError: A required one cannot be built there, or none can; or the device was lost.
+        InputError: An engine was not inspected.
+        DeviceError: A required one cannot be built or placed there, or none can; or the device was lost.
     """
-    ready, failed = [], dict[str, NotBuiltThere]()
+    ready, failed = [], dict[str, DeviceError]()
     for item in staged:
         try:
             built = put_engine(item.build, item.folder, session)
-        except NotBuiltThere as error:
+            placed = placed_there(item, session)
+        except (NotBuiltThere, NotPlacedThere) as error:
             if required is None or item.name in required:
                 raise
             failed[item.name] = error
@@ -115,7 +118,7 @@ def send_engines(
         if built is not None:
             there = replace(item.build, sha256=built.sha256, runtime_version=built.runtime_version)
             item = replace(item, build=there, built=built)  # noqa: PLW2901 - the same engine, as it is now
-        ready.append(item)
+        ready.append(replace(item, placed=placed))
     if not ready:
         raise next(iter(failed.values()))
     return tuple(ready), {name: {"what": e.what, "why": e.why, "fix": e.fix} for name, e in failed.items()}

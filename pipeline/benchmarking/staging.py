@@ -14,14 +14,16 @@ from targets.ondevice.failure import Failure
 from targets.ondevice_errors import from_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.benchmarking.devicebuild import BuiltThere
+    from pipeline.benchmarking.deviceplacement import PlacedThere
     from pipeline.benchmarking.request import Entrant
     from targets.devices.base import Session
 
 MAX_SAMPLES: Final = 64
+_TOLD: Final = ("weights_bytes", "subnormal_weights")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class Staged:
         expected_name: Its name on the device.
         expected_sha256: Of that file.
         built: What the device made of it, where it is built there; ``build.sha256`` is then that engine's.
+        placed: Where its nodes run there, where only the device can know.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Staged:
     expected_name: str | None
     expected_sha256: str | None
     built: BuiltThere | None = None
+    placed: PlacedThere | None = None
 
     def identity(self) -> dict[str, Any]:
         """What makes this entrant the one it is: contents, no paths."""
@@ -145,16 +149,7 @@ def describe(staged: Staged) -> dict[str, Any]:
     Raises:
         InputError: There is no valid inspect.json.
     """
-    build = staged.build
-    path = build.folder / INSPECT_JSON
-    try:
-        inspection = json.loads(path.read_text(encoding="utf-8"))
-        found = {key: inspection[key] for key in ("weights_bytes", "subnormal_weights")}
-        placement = inspection["providers"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{build.folder} was not inspected", f"{INSPECT_JSON}: {error!r}", "give the folder of a built engine"
-        ) from error
+    build, placed, inspection = staged.build, staged.placed, inspection_of(staged.build)
     return {
         "sha256": build.sha256,
         "format": build.engine,
@@ -165,9 +160,27 @@ def describe(staged: Staged) -> dict[str, Any]:
         "options": dict(build.options),
         "input_shapes": {port.name: list(port.shape) for port in build.inputs},
         "dtypes": {port.name: port.dtype for port in build.inputs},
-        "placement": placement,
+        "placement": inspection["providers"] if placed is None else dict(placed.nodes),
         "inputs_sha256": staged.samples_sha256,
         "expected_sha256": staged.expected_sha256,
-        **found,
+        **{key: inspection[key] for key in _TOLD},
         **({} if staged.built is None else {"built_on_device": staged.built.to_json()}),
+        **({} if placed is None else {"placed_on_device": placed.to_json()}),
     }
+
+
+def inspection_of(build: EngineBuild) -> Mapping[str, Any]:
+    """The content of an engine's inspect.json.
+
+    Raises:
+        InputError: There is none, or it is not valid.
+    """
+    try:
+        inspection: dict[str, Any] = json.loads((build.folder / INSPECT_JSON).read_text(encoding="utf-8"))
+        for key in (*_TOLD, "providers"):
+            inspection[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{build.folder} was not inspected", f"{INSPECT_JSON}: {error!r}", "give the folder of a built engine"
+        ) from error
+    return inspection

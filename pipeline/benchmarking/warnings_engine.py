@@ -40,11 +40,12 @@ def engine_warnings(name: str, runs: Runs, engine: Mapping[str, Any], *, cores: 
     Args:
         name: The engine.
         runs: Its rows that count.
-        engine: What it is: ``options``, ``placement``, ``subnormal_weights``.
+        engine: What it is: ``options``, ``placement``, ``placed_on_device``, ``subnormal_weights``.
         cores: CPUs of the device; None when not known.
     """
     timed = [run for run in runs if run.get("scenario") != "cold"]
-    found = [_outputs(name, runs), _fallback(name, runs, engine), _subnormal(name, engine), _swap(name, runs)]
+    found = [_outputs(name, runs), _elsewhere(name, engine), _fallback(name, runs, engine)]
+    found += [_subnormal(name, engine), _swap(name, runs)]
     if timed:
         threads = int((engine.get("options") or {}).get("threads") or 1)
         noisy = _noisy(name, timed, threads, cores)
@@ -177,6 +178,17 @@ def _fallback(name: str, runs: Runs, engine: Mapping[str, Any]) -> Caution | Non
     return Caution(
         code="W-FALLBACK", severity="warning", engine=name, text="part of the model runs elsewhere than asked",
         evidence=", ".join(evidence), fix="install what the provider needs, or ask for the one that really runs",
+    )  # fmt: skip
+
+
+def _elsewhere(name: str, engine: Mapping[str, Any]) -> Caution | None:
+    """What the device itself saw of convolutions and products that are not where they were to be."""
+    lines = (engine.get("placed_on_device") or {}).get("warnings") or ()
+    if not lines:
+        return None
+    return Caution(
+        code="W-ENGINE", severity="warning", engine=name, text="the engine is partly not what was asked for",
+        evidence="; ".join(lines), fix="quantise for that provider, or ask for the one that really computes",
     )  # fmt: skip
 
 

@@ -173,16 +173,29 @@ def _array(value: object, where: str) -> Array:
             f"its dtype is {array.dtype.str}",
             "return it as x.astype(x.dtype.newbyteorder('='))",
         )
-    if array.dtype.kind == "f":
-        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1) if len(array) else np.ones(0, dtype=bool)
-        if not finite.all():
-            bad = np.flatnonzero(~finite)
-            raise InputError(
-                f"{where} has NaN or Inf",
-                f"{len(bad)} samples, the first is number {bad[0]}",
-                "clean or drop these samples",
-            )
+    check_finite(array, where)
     return array
+
+
+def check_finite(array: Array, where: str) -> None:
+    """Refuses NaN and Inf.
+
+    Args:
+        array: Samples ``(N, ...)``; integers always pass.
+        where: What to call them.
+
+    Raises:
+        InputError: A sample holds one; the first is named by its number.
+    """
+    if array.dtype.kind != "f" or not len(array):
+        return
+    bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+    if len(bad):
+        raise InputError(
+            f"{where} has NaN or Inf",
+            f"{len(bad)} samples, the first is number {bad[0]}",
+            "clean or drop these samples",
+        )
 
 
 def _check_same_inputs(splits: Mapping[str, Split]) -> None:

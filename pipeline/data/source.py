@@ -85,7 +85,7 @@ class NpzData(DataSource):
         """The splits."""
         import numpy as np
 
-        from pipeline.data.dataset import dataset_from
+        from pipeline.data.dataset import check_finite, dataset_from
 
         check_unchanged(self.file, "data.npz")
         arrays = _read_npz(self.file.path)
@@ -109,6 +109,8 @@ class NpzData(DataSource):
                 f"calibration, validation and test need one each, {FEWEST_SAMPLES} in all",
                 "save more samples; some hundreds make accuracy and calibration worth something",
             )
+        for name, array in arrays.items():  # before the samples change places, so that they have the file's numbers
+            check_finite(array, f"{self.file.path}: {name}")
         order = np.random.default_rng(self.seed).permutation(samples)
         labels = arrays.pop("labels", None)
         return dataset_from(

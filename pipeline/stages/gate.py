@@ -78,9 +78,20 @@ def _tighter(*limits: float | None) -> float | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def _unit(options: Mapping[str, Any]) -> list[Any]:
+    """The providers, or the device, that an engine's options name."""
+    return list(options.get("providers") or [options.get("device", "")])
+
+
 def _candidate(build: CandidateBuild, campaign: Mapping[str, Any] | None) -> Candidate:
     name = candidate_name(build)
-    known = {"name": name, "precision": build.results["precision"], "size_bytes": build.results["size_bytes"]}
+    engine = build.read_json("engine.json")
+    known = {
+        "name": name,
+        "precision": build.results["precision"],
+        "size_bytes": build.results["size_bytes"],
+        "runs_by": " ".join([str(engine["engine"]), *map(str, _unit(engine["options"]))]),
+    }
     if campaign is None:
         return Candidate(
             **known, accuracy=build.results["accuracy"], latency_ms=None, memory_bytes=None, outputs_ok=True

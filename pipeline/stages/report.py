@@ -45,7 +45,7 @@ class ReportStage(Stage[ReportInputs]):
     """
 
     name = "report"
-    version = 3
+    version = 4
     consumes = ReportInputs
     produces = Report
     measured = True

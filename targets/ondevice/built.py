@@ -37,7 +37,7 @@ def engine_folder(folder: Path) -> Path:
     """
     if not waits_for_device(folder):
         return folder
-    built, fix = _own(folder), f"python ondevice.pyz build {folder}"
+    built, fix = _own(folder), f"on the device: python ondevice.pyz build {folder}"
     if not (built / "engine.json").is_file():
         raise Failure(
             BAD_INPUT, "the engine is not built on this device yet", "the folder holds a model and how to build it", fix
@@ -70,5 +70,5 @@ def need_built(spec: Mapping[str, Any]) -> None:
     if spec.get("build_on_device") is True:
         raise Failure(
             BAD_INPUT, "the engine is not built on this device yet", "the folder holds a model and how to build it",
-            "python ondevice.pyz build FOLDER",
+            "on the device: python ondevice.pyz build FOLDER",
         )  # fmt: skip

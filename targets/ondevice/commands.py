@@ -162,6 +162,14 @@ def _layers(options: argparse.Namespace) -> dict[str, Any]:
     return profile_layers(Path(options.folder), options.samples, options.iterations)
 
 
+def _placement(options: argparse.Namespace) -> dict[str, Any]:
+    from .placement import placement
+    from .session import read_spec
+
+    folder = Path(options.folder)
+    return placement(folder, read_spec(folder), options.samples)
+
+
 def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
     from .calibrate import calibrate
 
@@ -221,5 +229,6 @@ def _folder(options: argparse.Namespace) -> Path:
 
 _COMMANDS = {
     "facts": _facts, "verify": _verify, "infer": _infer, "sentinel": _sentinel, "measure": _measure,
-    "layers": _layers, "calibrate": _calibrate, "energy": _energy, "build": _build, "lock": _lock, "watch": _watch,
+    "layers": _layers, "placement": _placement, "calibrate": _calibrate, "energy": _energy, "build": _build,
+    "lock": _lock, "watch": _watch,
 }  # fmt: skip

@@ -9,30 +9,41 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .failure import DEVICE, Failure
+from .arrays import read_inputs
+from .failure import BAD_INPUT, DEVICE, Failure
 from .layers import read_profile
-from .session import Options, import_runtime, open_session, runtime_errors
+from .session import Options, import_runtime, one_sample_feeds, open_session, runtime_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 
-def placement(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+def placement(folder: Path, spec: Mapping[str, Any], samples: str = "") -> dict[str, Any]:
     """Facts that only the device knows of its engine.
 
     Args:
         folder: The engine folder.
         spec: Its engine.json, already checked.
+        samples: An .npz of real samples, of which the first is run; zeros where there is none.
 
     Returns:
         ``providers`` (those of the session, in their order), ``nodes`` (provider to number of nodes; what a provider
         has compiled counts as one), ``operators`` (provider to operator to number) and ``runtime_version``.
 
     Raises:
-        Failure: The runtime is missing, lacks a provider, or refuses or fails the engine (6).
+        Failure: It is of another runtime, or the samples do not fit (3), or the runtime is missing, lacks a provider,
+            or refuses or fails the engine (6).
     """
+    if spec.get("engine", "onnxruntime") != "onnxruntime":
+        what, why = "this engine has no execution providers", "it is one of {}".format(spec["engine"])
+        raise Failure(BAD_INPUT, what, why, "ask for the placement of an engine of onnxruntime")
     runtime = import_runtime()
+    feed: Mapping[str, np.ndarray] = (
+        one_sample_feeds({name: array[:1] for name, array in read_inputs(samples).items()}, spec)[0]
+        if samples
+        else {item["name"]: _sample(item) for item in spec["inputs"]}
+    )
     with tempfile.TemporaryDirectory(prefix="edgepress-") as private:
 
         def configure(settings: Options) -> None:
@@ -41,7 +52,7 @@ def placement(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
 
         session = open_session(folder, spec, configure=configure)
         try:
-            session.run(None, {item["name"]: _sample(item) for item in spec["inputs"]})
+            session.run(None, feed)
             events = read_profile(session.end_profiling())
         except runtime_errors() as error:
             raise Failure(

@@ -195,3 +195,14 @@ def test_two_that_are_not_measured_beside_one_that_is() -> None:
     assert decide(three, BudgetSection(), comparer()).chosen == "int8"
     low = [candidate("dense-fp32", **lost), candidate("fp32", **lost), candidate("int8", accuracy=0.1)]
     assert decide(low, BudgetSection(), comparer()).chosen == "fp32"
+
+
+def test_without_a_measurement_another_engine_wins_nothing_by_its_size() -> None:
+    """Files of two engines do not compare: the engine of first choice stays, int8 of its own may still replace it."""
+    plan = candidate("fp32", runs_by="tensorrt-rtx gpu")
+    other = candidate("other-fp16", size_bytes=1, runs_by="onnxruntime CUDAExecutionProvider")
+    own = candidate("int8", runs_by="tensorrt-rtx gpu")
+    found = decide([plan, other, own], BudgetSection(), None)
+    assert found.chosen == "int8"
+    assert "an engine that the target prefers" in found.of_each["other-fp16"][-1]
+    assert decide([plan, other], BudgetSection(), None).chosen == "fp32"

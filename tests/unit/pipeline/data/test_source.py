@@ -56,6 +56,14 @@ def test_npz_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.parametrize("row", [0, 17, 39])
+def test_npz_rows_with_nan_have_the_files_numbers(row: int, tmp_path: Path) -> None:
+    """The row is named as the user finds it in the file, not by its place after the split."""
+    rows = _rows(40)
+    rows[row] = np.nan
+    assert f"the first is number {row}" in _refused(_npz(tmp_path, x=rows))
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_samples_say_how_many_are_needed(count: int, tmp_path: Path) -> None:
     """An empty split is an error before it is anything else."""
