@@ -34,7 +34,7 @@ _STDOUT_LIMIT_BYTES: Final = 16 << 20
 _NO_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType({})
 _INHERITED: Final = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ",
-    "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "EDGEPRESS_TIMING_CACHE",
 )  # fmt: skip
 _NO_MEMORY: Final = (
     b"MemoryError", b"bad_alloc", b"bad allocation", b"Cannot allocate memory", b"Failed to allocate memory",

@@ -74,8 +74,8 @@ def placed_there(item: Staged, session: Session) -> PlacedThere | None:
     """
     if item.build.engine != "onnxruntime":
         return None
-    inspection = inspection_of(item.build)
-    if not inspection.get("inspected") and set(_asked(item.build)) <= {CPU}:
+    inspection, asked = inspection_of(item.build), _asked(item.build)
+    if not asked or (asked == [CPU] and not inspection.get("inspected")):
         return None
     session.put(item.samples, item.samples_name)
     command = ["placement", item.folder, "--samples", item.samples_name]
@@ -85,28 +85,26 @@ def placed_there(item: Staged, session: Session) -> PlacedThere | None:
         raise
     except (DeviceError, InputError) as error:
         raise NotPlacedThere(error.what, error.why, error.fix) from error
-    return _judged(item, inspection, answer)
+    return _judged(item.name, asked[0], inspection, answer)
 
 
-def _asked(build: EngineBuild) -> tuple[str, ...]:
-    return tuple(build.options.get("providers") or ())
+def _asked(build: EngineBuild) -> list[str]:
+    providers = build.options.get("providers")
+    return [str(name) for name in providers] if isinstance(providers, list | tuple) else []
 
 
-def _judged(item: Staged, inspection: Mapping[str, Any], answer: Mapping[str, Any]) -> PlacedThere:
+def _judged(name: str, first: str, inspection: Mapping[str, Any], answer: Mapping[str, Any]) -> PlacedThere:
     operators = _operators(answer)
-    compute = {
-        name: sum(count for kind, count in kinds.items() if kind in COMPUTE) for name, kinds in operators.items()
-    }
-    first = _asked(item.build)[0]
-    elsewhere = {name: count for name, count in compute.items() if name != first and count}
+    compute = {on: sum(count for kind, count in kinds.items() if kind in COMPUTE) for on, kinds in operators.items()}
+    elsewhere = {on: count for on, count in compute.items() if on != first and count}
     asked_for = (inspection.get("compute") or {}).get("total", 0)
     total = max(asked_for, sum(compute.values()))
-    where = ", ".join(f"{count} on {name}" for name, count in elsewhere.items())
+    where = ", ".join(f"{count} on {on}" for on, count in elsewhere.items())
     compiled = set(operators.get(first, ())) - _PUT_IN - set(inspection.get("nodes") or ())
     seen = sum(elsewhere.values())
     if seen and not compute.get(first) and (not compiled or seen >= asked_for > 0):
         raise NotPlacedThere(
-            f"{item.name} does not run where it was to",
+            f"{name} does not run where it was to",
             f"all {total} convolutions and matrix products fell back from {first}: {where}",
             "check the provider's own log on the device, or take it out of the profile",
         )
@@ -114,7 +112,7 @@ def _judged(item: Staged, inspection: Mapping[str, Any], answer: Mapping[str, An
     return PlacedThere(
         runtime_version=str(answer["runtime_version"]),
         providers=tuple(answer["providers"]),
-        nodes={name: sum(kinds.values()) for name, kinds in operators.items()},
+        nodes={on: sum(kinds.values()) for on, kinds in operators.items()},
         compute=compute,
         operators=operators,
         warnings=(line,) if seen else (),
@@ -131,7 +129,7 @@ def _operators(answer: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     }
     if wrong := [key for key, ok in right.items() if not ok]:
         raise DeviceError("the device gave no valid answer", f"placement: {', '.join(wrong)} missing or wrong", _FIX)
-    return {str(name): dict(kinds) for name, kinds in sorted((operators or {}).items())}
+    return {str(on): dict(kinds) for on, kinds in sorted((operators or {}).items())}
 
 
 def _counts(kinds: object) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from targets.devices.answers import MAX_ANSWER_BYTES, RawAnswer, printable
 from targets.devices.base import Device, Session
+from targets.devices.scripts import TIMING_CACHE
 from targets.errors import DeviceError, EnvironmentFailure, RefusedError
 from targets.files import disk_guard, megabytes, remove_tree, sha256_file, write_new
 from targets.ondevice_pack import FILE_NAME, pack
@@ -53,7 +54,7 @@ class LocalDevice(Device):
             if left_bytes:
                 _log.warning("removed %s left by an interrupted run", megabytes(left_bytes))
             try:
-                yield _session(work)
+                yield _session(work, place / "timing")
             finally:
                 with disk_guard(f"removing {work}"):
                     remove_tree(work)
@@ -63,9 +64,11 @@ class LocalDevice(Device):
 class _LocalSession(Session):
     """A folder of this machine with the program beside it."""
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    def __init__(self, program: Path, folder: Path, timing: Path | None) -> None:
         self._program = program
         self._folder = folder
+        own = os.environ.get(TIMING_CACHE) or timing
+        self._env = {} if own is None else {TIMING_CACHE: str(own)}
 
     def _put(self, source: Path, name: str) -> None:
         target = self._folder / name
@@ -84,6 +87,7 @@ class _LocalSession(Session):
                 limits=Limits(timeout_s=timeout_s),
                 what=f"ondevice {command[0]}",
                 cwd=self._folder,
+                env=self._env,
                 stdout_limit_bytes=MAX_ANSWER_BYTES,
             )
         except EnvironmentFailure as error:
@@ -95,12 +99,12 @@ class _LocalSession(Session):
             shutil.copyfile(self._folder / name, target)
 
 
-def _session(folder: Path) -> Session:
+def _session(folder: Path, timing: Path | None = None) -> Session:
     program, files = folder / FILE_NAME, folder / "files"
     with disk_guard("placing the device program", path=folder):
         write_new(program, pack())
         files.mkdir()
-    return _LocalSession(program, files)
+    return _LocalSession(program, files, timing)
 
 
 def _private_folder() -> Path:

@@ -210,7 +210,7 @@ class _RemoteSession(Session):
         self._lease.cover(timeout_s + _GRACE_S)
         mark = secrets.token_hex(8)
         begin_s = time.monotonic()
-        script = scripts.run(self._folder, self._place.argv(command), mark)
+        script = scripts.run(self._folder, self._place.argv(command), mark, f"{self._place.base}/timing")
         try:
             done = self._place.shell(script, timeout_s + _GRACE_S, MAX_ANSWER_BYTES + (MAX_STDERR_BYTES << 1))
         except DeviceLost as error:

@@ -10,6 +10,9 @@ from targets.devices.answers import MAX_ANSWER_BYTES, MAX_STDERR_BYTES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+TIMING_CACHE: Final = "EDGEPRESS_TIMING_CACHE"
+"""Tells the device program where kernel times outlive a session."""
+
 NO_FOLDER: Final = 91
 NO_PYTHON: Final = 92
 OLD_PYTHON: Final = 93
@@ -57,9 +60,10 @@ def direct(folder: str, argv: Sequence[str]) -> str:
     return f"cd {quote(folder)} || exit {NO_FOLDER}\nexec {join(argv)} </dev/null"
 
 
-def run(folder: str, argv: Sequence[str], mark: str) -> str:
+def run(folder: str, argv: Sequence[str], mark: str, timing: str) -> str:
     """Runs a program whose answer stays there in files when the connection breaks, then prints them.
 
+    ``timing`` is the folder for kernel times, where that device's own environment names none.
     The program's process id is in ``.run-<mark>.pid`` while it runs; ``.run-<mark>.status`` comes last.
     """
     return "\n".join(
@@ -67,6 +71,8 @@ def run(folder: str, argv: Sequence[str], mark: str) -> str:
             f"cd {quote(folder)} || exit {NO_FOLDER}",
             "umask 077",
             "rm -f .run-*",
+            f'[ -n "${TIMING_CACHE}" ] || {TIMING_CACHE}={quote(timing)}',
+            f"export {TIMING_CACHE}",
             "trap '' HUP",
             f"(exec {join(argv)} </dev/null >.run-{mark}.out 2>.run-{mark}.err) &",
             f"echo $! >.run-{mark}.pid",

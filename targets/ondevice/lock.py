@@ -6,6 +6,7 @@
     lease.json      boot_id, token, holder, until_uptime_s
     program/        programs by their hash
     sessions/<token>/   files of the session that has this token
+    timing/         kernel times of TensorRT builds; like programs, they outlive a session
 
 A lease of another boot, or one that has run out on the clock since boot, is void: clocks of day do not matter.
 """

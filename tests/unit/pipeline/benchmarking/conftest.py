@@ -58,7 +58,7 @@ class Synthetic(Device):
         self.finished = 0
         self.names: dict[str, str] = {}
         self.before: Callable[[list[str]], None] = lambda command: None
-        self.builds: dict[str, dict[str, Any]] = {}  # by folder: a result, or an error
+        self.builds: dict[str, dict[str, Any]] = {}  # by folder: a result of build or placement, or an error
 
     @contextlib.contextmanager
     def _open(self, wait_s: float | None) -> Iterator[Session]:
@@ -72,7 +72,7 @@ class Synthetic(Device):
             result = self._measure(command)
         nonce = command[command.index("--nonce") + 1]
         answer = {"command": command[0], "nonce": nonce, "result": result}
-        if command[0] == "build":
+        if command[0] in {"build", "placement"}:
             answer |= self.builds[command[1]]
         code = 6 if "error" in answer else 0
         return RawAnswer(returncode=code, stdout=json.dumps(answer).encode(), stderr=b"", wall_s=0.3)

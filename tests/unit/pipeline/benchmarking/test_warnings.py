@@ -160,12 +160,13 @@ def test_each_condition_of_the_device_has_its_warning(facts: dict[str, Any], cod
             "W-FALLBACK",
             "warning",
         ),
+        ({"placed_on_device": {"warnings": ["1 of 2 do not run on the NPU"]}}, "W-ENGINE", "warning"),
         ({"subnormal_weights": 7, "options": {"denormal_as_zero": True}}, "W-SUBNORMAL", "note"),
         ({"subnormal_weights": 7, "options": {}}, "W-SUBNORMAL", "warning"),
     ],
 )
 def test_each_condition_of_the_engine_has_its_warning(engine: dict[str, Any], code: str, severity: str) -> None:
-    """Providers that did not start, nodes elsewhere, and subnormal constants are named."""
+    """Providers that did not start, nodes and compute elsewhere, and subnormal constants are named."""
     found = _warned(engine=engine)
     assert set(found) == {code}
     assert (found[code].severity, found[code].engine) == (severity, "fp32")
