@@ -103,7 +103,7 @@ def decide(candidates: Sequence[Candidate], budget: BudgetSection, compare: Comp
     """
     if all(candidate.unmeasured for candidate in candidates):
         candidates, compare = [replace(candidate, unmeasured="") for candidate in candidates], None
-    reference = candidates[0]
+    reference, preferred = candidates[0], _preferred(candidates)
     missed = {candidate.name: _excesses(candidate, reference, budget) for candidate in candidates}
     of_each: dict[str, list[str]] = {name: [excess.text for excess in excesses] for name, excesses in missed.items()}
     best: Candidate | None = None
@@ -114,7 +114,7 @@ def decide(candidates: Sequence[Candidate], budget: BudgetSection, compare: Comp
             of_each[candidate.name].append("meets the budget")
             best = candidate
             continue
-        wins, why = _challenge(candidate, best, compare)
+        wins, why = _challenge(candidate, best, compare, preferred)
         of_each[candidate.name].append(why)
         best = candidate if wins else best
     if best is None:
@@ -128,18 +128,25 @@ def _frozen(of_each: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(reasons) for name, reasons in of_each.items()}
 
 
-def _challenge(challenger: Candidate, best: Candidate, compare: Comparer | None) -> tuple[bool, str]:
+def _preferred(candidates: Sequence[Candidate]) -> str:
+    """What runs the reference, or, where it runs nothing else, what runs the first of the others."""
+    engines = [candidate.runs_by for candidate in candidates]
+    return engines[0] if engines[0] in engines[1:] else engines[min(1, len(engines) - 1)]
+
+
+def _challenge(challenger: Candidate, best: Candidate, compare: Comparer | None, preferred: str) -> tuple[bool, str]:
     smaller = challenger.size_bytes < best.size_bytes
+    comparable = challenger.runs_by in {best.runs_by, preferred}
     sizes = f"{challenger.size_bytes:,} against {best.size_bytes:,} bytes"
     if compare is None:
-        if challenger.runs_by != best.runs_by:
-            return False, f"latency was not measured; {_preferred(best)}"
+        if not comparable:
+            return False, f"latency was not measured; the target prefers the engine of {best.name}"
         return (
             smaller,
             f"latency was not measured; {'smaller' if smaller else 'not smaller'} than {best.name} ({sizes})",
         )
     if challenger.unmeasured or best.unmeasured:
-        return _not_both_measured(challenger, best, sizes)
+        return _not_both_measured(challenger, best, sizes, comparable=comparable)
     return _compared(challenger, best, compare, sizes)
 
 
@@ -161,13 +168,13 @@ def _compared(challenger: Candidate, best: Candidate, compare: Comparer, sizes: 
     return False, f"not shown to be faster: {times}{withheld or blocks_text(found)}"
 
 
-def _not_both_measured(challenger: Candidate, best: Candidate, sizes: str) -> tuple[bool, str]:
+def _not_both_measured(challenger: Candidate, best: Candidate, sizes: str, *, comparable: bool) -> tuple[bool, str]:
     if not best.unmeasured:
         return False, f"not shown to be faster: it is not measured ({challenger.unmeasured})"
     if not challenger.unmeasured:
         return True, f"measured, which {best.name} is not ({best.unmeasured})"
-    if challenger.runs_by != best.runs_by:
-        return False, f"neither it nor {best.name} is measured; {_preferred(best)}"
+    if not comparable:
+        return False, f"neither it nor {best.name} is measured; the target prefers the engine of {best.name}"
     smaller = challenger.size_bytes < best.size_bytes
     return smaller, f"neither it nor {best.name} is measured; {'' if smaller else 'not '}smaller: {sizes}"
 
@@ -180,10 +187,6 @@ def blocks_text(found: Mapping[str, Any]) -> str:
     if needed > _MANY_BLOCKS:
         return "; no campaign of a sensible length would show it"
     return f"; about {needed} blocks would show it"
-
-
-def _preferred(best: Candidate) -> str:
-    return f"{best.name} is by an engine that the target prefers"
 
 
 def _times(found: Mapping[str, Any], incumbent: str) -> str:

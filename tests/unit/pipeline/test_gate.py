@@ -204,5 +204,5 @@ def test_without_a_measurement_another_engine_wins_nothing_by_its_size() -> None
     own = candidate("int8", runs_by="tensorrt-rtx gpu")
     found = decide([plan, other, own], BudgetSection(), None)
     assert found.chosen == "int8"
-    assert "an engine that the target prefers" in found.of_each["other-fp16"][-1]
-    assert decide([plan, other], BudgetSection(), None).chosen == "fp32"
+    assert "the target prefers the engine of fp32" in found.of_each["other-fp16"][-1]
+    assert decide([plan, other], BudgetSection(), None).chosen == "other-fp16"  # all that was asked for beside it
