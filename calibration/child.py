@@ -20,7 +20,7 @@ from calibration.portable import make_portable
 from calibration.samples import CalibrationSet
 from calibration.table import CalibrationTable
 from targets.errors import InputError
-from targets.onnxfile import io_of, open_onnx
+from targets.onnxfile import io_of, open_onnx, open_stored
 from targets.scheme import scheme
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def _labels(request: Mapping[str, object], name: str, count: int | None) -> NDAr
 
 def _fixed_batch(model: Path) -> int | None:
     """The only batch size the model takes, None when it is free."""
-    sizes = [spec["shape"][0] for spec in io_of(open_onnx(model))["inputs"] if spec["shape"]]
+    sizes = [spec["shape"][0] for spec in io_of(open_stored(model).model)["inputs"] if spec["shape"]]
     return next((size for size in sizes if isinstance(size, int)), None)
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from targets.onnxfile import open_onnx
+from targets.onnxfile import open_stored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ def nothing_to_gain(model: Path, precision: str) -> str:
     """
     if precision in {"fp16", "bf16"}:  # whether the hardware computes in it is all that matters
         return ""
-    found = makeup(open_onnx(model))
+    found = makeup(open_stored(model).model)
     return _dynamic(found) if precision == "int8-dynamic" else _weights(found)
 
 

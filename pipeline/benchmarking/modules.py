@@ -125,7 +125,7 @@ def note_modules(build: Path, engine_file: str, model: Path) -> None:
         model: The ONNX file that it was built from, with or without a ``modules.json`` beside it.
     """
     from targets.engines.base import INSPECT_JSON, json_bytes
-    from targets.onnxfile import open_onnx
+    from targets.onnxfile import open_stored
 
     modules: dict[str, str] = {}
     if engine_file.endswith((".onnx", ".ort")):
@@ -133,7 +133,7 @@ def note_modules(build: Path, engine_file: str, model: Path) -> None:
         from targets.engines.onnxruntime import open_engine_graph
 
         with open_engine_graph(EngineBuild.read(build)) as graph:
-            modules = engine_modules(graph.model, read_modules(model.parent), open_onnx(model))
+            modules = engine_modules(graph.model, read_modules(model.parent), open_stored(model).model)
     document = json.loads((build / INSPECT_JSON).read_text(encoding="utf-8"))
     write_atomic(build / INSPECT_JSON, json_bytes({**document, "modules": modules}))
 

@@ -26,11 +26,11 @@ def run_onnx(model: Path, split: Split, batch_size: int = BATCH_SIZE) -> dict[st
     import numpy as np
 
     from calibration.session import Session
-    from targets.onnxfile import io_of, open_onnx
+    from targets.onnxfile import io_of, open_stored
 
-    description = io_of(open_onnx(model))
+    description = io_of(open_stored(model).model)
     names = [str(output["name"]) for output in description["outputs"]]
-    session = Session(model.read_bytes(), threads=1, optimize=False)
+    session = Session(model, threads=1, optimize=False)
     parts: dict[str, list[Any]] = {name: [] for name in names}
     for batch in split.batches(served_batch(description, batch_size)):
         for name, array in zip(names, session.run(names, dict(batch.inputs)), strict=True):
