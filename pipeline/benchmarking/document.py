@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -136,7 +135,7 @@ def _campaign(sitting: Sitting, outcome: Outcome) -> dict[str, Any]:
     return {
         "id": sha256_bytes(f"{outcome.identity} {header.utc_start}".encode())[:16],
         "utc_start": header.utc_start,
-        "monotonic_s": round(time.monotonic(), 3),
+        "monotonic_s": round(sitting.begin_s, 3),  # when it began, as utc_start
         "wall_s": round(sitting.elapsed_s(), 3),
         "budget_s": sitting.options.budget_s,
         "seed": sitting.options.seed,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import pytest
 
-from pipeline.benchmarking import blocks, campaign, document, preflight
+from pipeline.benchmarking import blocks, campaign, preflight
 from pipeline.benchmarking.campaign import Entrant
 from targets.devices.base import Device, RawAnswer, Session
 from targets.engines.base import EngineBuild, Port, json_bytes
@@ -133,7 +133,7 @@ class _SyntheticSession(Session):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
     """The time of campaign and device."""
     fake = Time()
-    for module in (blocks, campaign, document, preflight):
+    for module in (blocks, campaign, preflight):
         monkeypatch.setattr(module, "time", fake)
     return fake
 

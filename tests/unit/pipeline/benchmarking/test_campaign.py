@@ -442,6 +442,14 @@ def test_an_answer_for_another_engine_is_refused(synthetic: Make, entrants: list
         run_campaign(entrants, synthetic(engine_sha256="0" * 64), LONG)
 
 
+def test_it_says_when_it_began(clock: Clock, synthetic: Make, entrants: list[Entrant]) -> None:
+    """The monotonic time in a document is that of its beginning; with the wall time it gives the end."""
+    begin_s = clock.monotonic()
+    about = run_campaign(entrants, synthetic(), LONG)["campaign"]
+    assert about["monotonic_s"] == pytest.approx(begin_s, abs=0.01)
+    assert about["monotonic_s"] + about["wall_s"] == pytest.approx(clock.monotonic(), abs=0.01)
+
+
 def test_wall_clock_is_read_once(synthetic: Make, entrants: list[Entrant], monkeypatch: pytest.MonkeyPatch) -> None:
     """The wall clock dates a campaign and enters nothing else: stepped by years, all figures stay the same."""
     read: list[int] = []
