@@ -181,6 +181,6 @@ def _scope(node: onnx.NodeProto) -> str | None:
     note = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "")
     try:
         scopes = ast.literal_eval(note) if note else []
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # a stranger's file may nest without end
         return None
     return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) > 1 else None

@@ -280,3 +280,16 @@ def test_a_missing_bundle_is_a_usage_error() -> None:
     done = CliRunner().invoke(command, ["nowhere/bundle"])
     assert done.exit_code == 2
     assert "nowhere/bundle" in done.output
+
+
+@pytest.mark.parametrize("note", ["[" * 100_000, "(" + "-" * 200_000 + "1,)", "['a'", "f()"])
+def test_a_hostile_note_names_no_module(note: str) -> None:
+    """Notes come with the user's file: what nests without end or is no list gives no module, and no error."""
+    node = onnx.helper.make_node("Add", ["a", "b"], ["c"], "n")
+    node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=note)
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []))
+    assert modules.source_modules(model) == {}
+    del node.metadata_props[:]
+    node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'layer1', 'add']")
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []))
+    assert modules.source_modules(model)["n"] == "layer1"  # a note as torch writes it is read
