@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.api import load_profiles
 from pipeline.recipe import Recipe
-from pipeline.recipe_faults import consistency_faults
+from pipeline.recipe.faults import consistency_faults
 from targets.errors import InputError, UsageError, faults_error
 from targets.files import write_atomic
 

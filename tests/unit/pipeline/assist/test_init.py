@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.assist.init import Answers, recipe_text, write_recipe
 from pipeline.recipe import Recipe
-from pipeline.recipe_faults import consistency_faults
+from pipeline.recipe.faults import consistency_faults
 from targets.errors import EdgepressError, InputError, UsageError
 
 if TYPE_CHECKING:

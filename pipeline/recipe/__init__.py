@@ -1,0 +1,28 @@
+"""The recipe: what to compress, with which data, down to which budget. Checked as a whole before anything runs."""
+
+from __future__ import annotations
+
+from pipeline.recipe.delivery import BenchmarkSection, BudgetSection, BuildSection, ExportSection
+from pipeline.recipe.distillation import DistillSection
+from pipeline.recipe.document import Recipe
+from pipeline.recipe.load import load_recipe, recipe_schema
+from pipeline.recipe.pruning import PruneSection
+from pipeline.recipe.quantization import QuantizeSection
+from pipeline.recipe.source import DataSection, ModelSection
+from pipeline.recipe.training import TrainSection
+
+__all__ = [
+    "BenchmarkSection",
+    "BudgetSection",
+    "BuildSection",
+    "DataSection",
+    "DistillSection",
+    "ExportSection",
+    "ModelSection",
+    "PruneSection",
+    "QuantizeSection",
+    "Recipe",
+    "TrainSection",
+    "load_recipe",
+    "recipe_schema",
+]

@@ -1,0 +1,46 @@
+"""The recipe as a whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.recipe.base import Section
+from pipeline.recipe.delivery import BenchmarkSection, BudgetSection, BuildSection, ExportSection
+from pipeline.recipe.distillation import DistillSection
+from pipeline.recipe.pruning import PruneSection
+from pipeline.recipe.quantization import QuantizeSection
+from pipeline.recipe.source import DataSection, ModelSection
+from pipeline.recipe.training import TrainSection
+
+
+class Recipe(Section):
+    """Everything that one compression is made of.
+
+    Attributes:
+        folder: Folder of the recipe's file; relative paths start there. Not part of the file.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    task: Literal["classification", "fidelity"]
+    targets: Annotated[list[str], Field(min_length=1)] = ["host"]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    threads: Annotated[int, Field(ge=1, le=256, description="threads of training and calibration on this machine")] = 2
+    model: ModelSection
+    data: DataSection
+    train: TrainSection | None = None
+    prune: PruneSection | None = None
+    distill: DistillSection | None = None
+    export: ExportSection = ExportSection()
+    quantize: QuantizeSection = QuantizeSection()
+    build: BuildSection = BuildSection()
+    budget: BudgetSection = BudgetSection()
+    benchmark: BenchmarkSection = BenchmarkSection()
+    folder: Annotated[Path, Field(exclude=True, repr=False)] = Path()
+
+    def resolve(self, path: str) -> Path:
+        """``path`` of the recipe, relative to the recipe's folder; ``~`` is the user's home."""
+        return (self.folder / os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for ~nobody
