@@ -9,7 +9,7 @@ from pipeline.recipe.load import load_recipe, recipe_schema
 from pipeline.recipe.pruning import PruneSection
 from pipeline.recipe.quantization import QuantizeSection
 from pipeline.recipe.source import DataSection, ModelSection
-from pipeline.recipe.training import TrainSection
+from pipeline.recipe.training import LearningSection, TrainSection
 
 __all__ = [
     "BenchmarkSection",
@@ -18,6 +18,7 @@ __all__ = [
     "DataSection",
     "DistillSection",
     "ExportSection",
+    "LearningSection",
     "ModelSection",
     "PruneSection",
     "QuantizeSection",

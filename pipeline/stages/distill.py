@@ -11,8 +11,8 @@ from pipeline.artifacts import DatasetInfo, TorchModel
 from pipeline.data import DataSource
 from pipeline.recipe import DistillSection
 from pipeline.stages.base import Context, Stage
+from pipeline.stages.learning import learn, validation_score
 from pipeline.stages.load import size_of
-from pipeline.stages.train import curve_of, epoch_progress, validation_score
 from pipeline.tasks import TASKS
 from pipeline.usercode import FactoryRef
 
@@ -63,7 +63,6 @@ class DistillStage(Stage[DistillInputs]):
         from pipeline.distillation import soft_target_loss
         from pipeline.graph import flat_outputs, set_training
         from pipeline.torchmodel import load_model, save_model
-        from pipeline.training import TrainConfig, fit
 
         data = context.data.checked(self.source, src.data)
         task = TASKS[self.task]
@@ -76,26 +75,20 @@ class DistillStage(Stage[DistillInputs]):
             with torch.no_grad():
                 target, *_ = flat_outputs(teacher(*inputs.values()))
             soft = soft_target_loss(outputs[0], target, self.distill.temperature)
-            hard = task.loss(outputs, labels, label_smoothing=0.0)
+            hard = task.loss(outputs, labels, label_smoothing=self.distill.label_smoothing)
             return self.distill.alpha * hard + (1 - self.distill.alpha) * soft
 
-        config = TrainConfig(
-            epochs=self.distill.epochs,
-            batch_size=self.distill.batch_size,
-            optimizer=self.distill.optimizer,
-            learning_rate=self.distill.learning_rate,
-            weight_decay=self.distill.weight_decay,
+        learned = learn(
+            student,
+            loss,
+            self.distill,
+            data=data,
+            names=names,
+            task=self.task,
             seed=self.seed,
             threads=self.threads,
-        )
-        score = validation_score(data, names, task, self.threads)
-        curve = fit(
-            student,
-            data["train"].bound(names),
-            loss,
-            config,
-            validate=score,
-            on_epoch=epoch_progress(context, self.distill.epochs),
+            context=context,
         )
         save_model(out, student, specs, decisions)
-        return {"accuracy": score(student), **size_of(student, specs), "curve": curve_of(curve)}
+        score = validation_score(data, names, task, self.threads)
+        return {"accuracy": score(student), **size_of(student, specs), **learned}

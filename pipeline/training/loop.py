@@ -6,47 +6,25 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from pipeline.graph import flat_outputs, set_training
 from targets.errors import InputError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from torch.fx import GraphModule
 
     from pipeline.data import Split
+    from pipeline.training.config import TrainConfig
 
-Loss = Callable[[Mapping[str, Tensor], Tensor, Sequence[Tensor]], Tensor]  # (inputs, labels, outputs) -> scalar
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """How to train.
-
-    Attributes:
-        epochs: Passes over the training split.
-        batch_size: Samples per step; the last, smaller batch of an epoch is used too, unless it
-            is a single sample of larger batches.
-        optimizer: ``sgd`` with Nesterov momentum 0.9, or ``adamw``.
-        learning_rate: Peak, reached after a linear warm-up of one tenth of the steps, then cosine down to zero.
-        weight_decay: On weights of two or more dimensions; biases and normalisation are left alone.
-        seed: Seed of the order of samples and of dropout.
-        threads: torch threads. 1 and 2 give different weights, so the number is configuration.
-    """
-
-    epochs: int
-    batch_size: int
-    optimizer: Literal["sgd", "adamw"]
-    learning_rate: float
-    weight_decay: float
-    seed: int
-    threads: int
+Loss = Callable[[Mapping[str, Tensor], Tensor, Sequence[Tensor]], Tensor]
+"""``(inputs, labels, outputs) -> scalar``; an nn.Module whose own parameters are trained with the model's, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,33 +35,35 @@ class EpochResult:
         epoch: From 1.
         loss: Mean training loss.
         learning_rate: At the epoch's end.
-        accuracy: The validation metric.
+        score: What ``validate`` gave, higher is better.
     """
 
     epoch: int
     loss: float
     learning_rate: float
-    accuracy: float
+    score: float
 
 
 def fit(
-    graph: GraphModule,
+    model: nn.Module,
     train: Split,
     loss: Loss,
     config: TrainConfig,
     *,
-    validate: Callable[[GraphModule], float],
+    validate: Callable[[Any], float],
     on_epoch: Callable[[EpochResult], None],
+    after_step: Callable[[], None] | None = None,
 ) -> list[EpochResult]:
-    """Trains ``graph`` in place and leaves it in evaluation mode.
+    """Trains ``model`` in place and leaves it in evaluation mode.
 
     Args:
-        graph: An exported graph (`pipeline.graph.trace`).
+        model: An exported graph (`pipeline.graph.trace`), or any module that takes the inputs in order.
         train: Training samples with labels.
-        loss: Loss of one batch.
+        loss: Loss of one batch; one that is a module has its parameters trained too, and is left changed.
         config: How to train.
-        validate: Metric of the graph in evaluation mode, after each epoch.
+        validate: Any score of the model in evaluation mode, higher is better; after each epoch.
         on_epoch: Called with each epoch's figures.
+        after_step: Called after every step of the optimiser (to put masks back on weights, say).
 
     Raises:
         InputError: The loss is NaN or infinite (names epoch and step), or nothing can be trained.
@@ -91,14 +71,14 @@ def fit(
     with _threads(config.threads):
         torch.manual_seed(config.seed)
         fabric = Fabric(accelerator="cpu", devices=1)
-        wrapped, optimizer = fabric.setup(graph, _optimizer(graph, config))
+        wrapped, optimizer = fabric.setup(model, _optimizer(model, loss, config))
         starts = _batch_starts(len(train), config.batch_size)
         steps = len(starts) * config.epochs
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, steps))
         order = np.random.default_rng(config.seed)
         results: list[EpochResult] = []
         for epoch in range(1, config.epochs + 1):
-            set_training(graph, training=True)
+            _set_training(model, training=True)
             losses: list[float] = []
             shuffled = order.permutation(len(train))
             for start in starts:
@@ -111,12 +91,14 @@ def fit(
                 fabric.backward(value)
                 optimizer.step()
                 schedule.step()
-            set_training(graph, training=False)
+                if after_step is not None:
+                    after_step()
+            _set_training(model, training=False)
             result = EpochResult(
                 epoch=epoch,
                 loss=math.fsum(losses) / len(losses),
                 learning_rate=float(schedule.get_last_lr()[0]),
-                accuracy=validate(graph),
+                score=validate(model),
             )
             results.append(result)
             on_epoch(result)
@@ -150,9 +132,22 @@ def _tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.require(array, requirements=("C", "W"))) for name, array in arrays.items()}
 
 
-def _optimizer(graph: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in graph.parameters() if parameter.requires_grad]
-    if not parameters:
+def _set_training(model: nn.Module, *, training: bool) -> None:
+    """Of an exported graph by its operators, which know nothing of `Module.train`; of any other module by that."""
+    if isinstance(model, GraphModule):
+        set_training(model, training=training)
+    else:
+        model.train(training)
+
+
+def _optimizer(model: nn.Module, loss: Loss, config: TrainConfig) -> torch.optim.Optimizer:
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    beside = (
+        [parameter for parameter in loss.parameters() if parameter.requires_grad] if isinstance(loss, nn.Module) else []
+    )
+    known = {id(parameter) for parameter in learned}
+    parameters = [*learned, *(parameter for parameter in beside if id(parameter) not in known)]
+    if not learned:
         raise InputError(
             "there is nothing to train",
             "no parameter of the model requires a gradient",
@@ -164,6 +159,8 @@ def _optimizer(graph: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=config.learning_rate)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
 
 

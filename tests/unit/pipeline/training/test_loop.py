@@ -16,8 +16,7 @@ from torch.nn import functional
 
 from pipeline.data import Split
 from pipeline.graph import trace
-from pipeline.training import EpochResult, TrainConfig, fit, predict
-from pipeline.training.loop import Loss
+from pipeline.training import EpochResult, Loss, TrainConfig, fit, predict
 from targets.errors import InputError
 
 if TYPE_CHECKING:
@@ -210,7 +209,7 @@ def test_each_epoch_is_reported_with_the_validation_metric() -> None:
 
     results = fit(_graph(0.5), DATA, _loss, BASE, validate=validate, on_epoch=told.append)
     assert told == results
-    assert [(r.epoch, r.accuracy) for r in results] == [(1, 0.25), (2, 0.5)]
+    assert [(r.epoch, r.score) for r in results] == [(1, 0.25), (2, 0.5)]
     assert independent == [True, True]
 
 
@@ -260,3 +259,52 @@ def test_every_output_is_predicted() -> None:
     total, twice = predict(graph, DATA, threads=1, batch_size=5)
     np.testing.assert_allclose(total, DATA.inputs["x"].sum((1, 2, 3)), atol=1e-4)
     assert np.array_equal(twice, DATA.inputs["x"] * 2)
+
+
+class _Projected(nn.Module):
+    """A loss with a learned projection of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.project = nn.Linear(3, 3)
+
+    def forward(self, inputs: Mapping[str, Tensor], labels: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        return _loss(inputs, labels, [self.project(outputs[0])])
+
+
+def test_a_loss_with_parameters_of_its_own_is_trained_too() -> None:
+    """Promise: a loss that is a module learns with the model, under the same optimiser."""
+    loss = _Projected()
+    before = loss.project.weight.detach().clone()
+    _fit(_graph(), loss=loss)
+    assert not torch.equal(loss.project.weight, before)
+
+
+def test_after_step_has_the_last_word_about_the_weights() -> None:
+    """Promise: what ``after_step`` does to the weights holds after every step, the last one included."""
+    graph = _graph()
+    calls = []
+
+    def mask() -> None:
+        calls.append(1)
+        with torch.no_grad():
+            graph.get_parameter("conv.weight")[0] = 0.0
+
+    fit(graph, DATA, _loss, BASE, validate=lambda _: 0.0, on_epoch=lambda _: None, after_step=mask)
+    assert len(calls) == 8
+    assert not graph.get_parameter("conv.weight")[0].any()
+    assert graph.get_parameter("conv.weight")[1].all()
+
+
+def test_any_module_can_be_trained() -> None:
+    """Promise: a plain nn.Module goes through the loop as an exported graph does, in both modes."""
+    torch.manual_seed(7)
+    model = Net()
+    modes: list[bool] = []
+    fit(model, DATA, _loss, BASE, validate=lambda m: modes.append(m.training) or 0.0, on_epoch=lambda _: None)
+    graph = _graph()
+    _fit(graph)
+    assert modes == [False, False]
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(graph.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
