@@ -41,7 +41,7 @@ class DatasetInfo(Artifact):
 
 @final
 class TorchModel(Artifact):
-    """``model.json`` (inputs, pruning decisions) and ``weights.safetensors``: replayed on the user's factory."""
+    """``model.json`` (inputs, edits) and ``weights.safetensors``: replayed on the user's factory."""
 
     __slots__ = ()
 

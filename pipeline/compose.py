@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pipeline.building import Building, building
 from pipeline.candidates import offers
+from pipeline.chain import Chain
 from pipeline.data.source import DataSource, FileRef, find_data, find_file
 from pipeline.measuredon import AskDevice, device_name, measured_on
 from pipeline.plan import Chosen, Drops, Node, Plan, Source
@@ -15,14 +16,9 @@ from pipeline.stages.base import Stage
 from pipeline.stages.benchmark import BenchmarkStage
 from pipeline.stages.bundle import BundleStage
 from pipeline.stages.data import DataStage
-from pipeline.stages.distill import DistillStage
-from pipeline.stages.export import ExportStage
 from pipeline.stages.gate import GateStage
 from pipeline.stages.import_onnx import ImportStage, external_files
-from pipeline.stages.load import LoadStage
-from pipeline.stages.prune import PruneStage
 from pipeline.stages.report import ReportStage
-from pipeline.stages.train import TrainStage
 from pipeline.usercode import FactoryRef, find_factory
 from targets.errors import Fault, faults_error
 from targets.profile import LOCAL, DeviceSection, TargetProfile
@@ -86,7 +82,9 @@ def _all_stages(recipe: Recipe, profile: TargetProfile, anywhere: TargetProfile)
     if isinstance(offered, Fault):
         raise faults_error(f"recipe {recipe.name!r}", [offered])
     built = building(recipe, sources.data, offered, model=best, reference=reference)
-    return Plan(nodes=(*nodes, *built.nodes, *_closing_nodes(recipe, sources, profile, built, reference)))
+    told = tuple(node.name for node in nodes)
+    closing = _closing_nodes(recipe, sources, profile, built, reference, told=told)
+    return Plan(nodes=(*nodes, *built.nodes, *closing))
 
 
 def _find_sources(recipe: Recipe) -> _Sources:
@@ -131,62 +129,9 @@ def _onnx_nodes(recipe: Recipe, sources: _Sources) -> list[Node]:
 
 
 def _torch_nodes(recipe: Recipe, sources: _Sources, profile: TargetProfile) -> list[Node]:
-    factory = sources.model
-    assert isinstance(factory, FactoryRef)
-    nodes = [_dense_node(recipe, sources, factory)]
-    dense = nodes[0].name
-    best = dense
-    if recipe.prune is not None:
-        prune = PruneStage(
-            factory=factory,
-            source=sources.data,
-            task=recipe.task,
-            prune=recipe.prune,
-            channel_alignment=profile.pruning.channel_alignment,
-            seed=recipe.seed,
-            threads=recipe.threads,
-        )
-        nodes.append(_node("prune", "remove channels", prune, data="data", model=dense))
-        best = "prune"
-    if recipe.distill is not None:
-        distill = DistillStage(
-            factory=factory,
-            source=sources.data,
-            task=recipe.task,
-            distill=recipe.distill,
-            seed=recipe.seed,
-            threads=recipe.threads,
-        )
-        title = "recover with the dense model as teacher"
-        nodes.append(_node("distill", title, distill, data="data", student="prune", teacher=dense))
-        best = "distill"
-    export = ExportStage(factory=factory, source=sources.data, export=recipe.export, seed=recipe.seed)
-    if best != dense:
-        nodes.append(_node("export:dense", "export the dense model", export, data="data", model=dense))
-    return [*nodes, _node("export", "export to ONNX, compare with torch", export, data="data", model=best)]
-
-
-def _dense_node(recipe: Recipe, sources: _Sources, factory: FactoryRef) -> Node:
-    if recipe.train is not None:
-        train = TrainStage(
-            factory=factory,
-            source=sources.data,
-            task=recipe.task,
-            train=recipe.train,
-            seed=recipe.seed,
-            threads=recipe.threads,
-        )
-        return _node("train", "train the dense model", train, data="data")
-    assert sources.weights is not None
-    load = LoadStage(
-        factory=factory,
-        weights=sources.weights,
-        source=sources.data,
-        task=recipe.task,
-        seed=recipe.seed,
-        threads=recipe.threads,
-    )
-    return _node("load", "load the dense model", load, data="data")
+    assert isinstance(sources.model, FactoryRef)
+    chain = Chain(recipe=recipe, profile=profile, data=sources.data, factory=sources.model, weights=sources.weights)
+    return list(chain.nodes())
 
 
 def _float_models(nodes: list[Node]) -> tuple[str, str]:
@@ -198,9 +143,15 @@ def _float_models(nodes: list[Node]) -> tuple[str, str]:
 
 
 def _closing_nodes(
-    recipe: Recipe, sources: _Sources, profile: TargetProfile, built: Building, reference: str
+    recipe: Recipe,
+    sources: _Sources,
+    profile: TargetProfile,
+    built: Building,
+    reference: str,
+    *,
+    told: tuple[str, ...],
 ) -> tuple[Node, ...]:
-    """Measure, decide, bundle, report."""
+    """Measure, decide, bundle, report; ``told`` names the nodes before the builds, whose figures are reported too."""
     builds = built.builds
     measured: tuple[str, ...] = ("benchmark",) if recipe.benchmark.measure else ()
     anywhere = _wherever(profile)
@@ -240,7 +191,7 @@ def _closing_nodes(
             report,
             data="data",
             reference=reference,
-            stages=_reported(recipe, built, measured),
+            stages=(*told, *(node.name for node in built.nodes), *measured, "gate", "bundle"),
             dropped=Drops(among=tuple(node.name for node in built.nodes)),
             measurement=measured,
             verdict="gate",
@@ -248,14 +199,3 @@ def _closing_nodes(
             bundle="bundle",
         ),
     )
-
-
-def _reported(recipe: Recipe, built: Building, measured: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the nodes whose figures the report tells, in order."""
-    if recipe.model.onnx:
-        opening = ["data", "import"]
-    else:
-        opening = ["data", "train" if recipe.train else "load"]
-        opening += ["prune"] * bool(recipe.prune) + ["distill"] * bool(recipe.distill)
-        opening += ["export:dense"] * bool(recipe.prune) + ["export"]
-    return (*opening, *(node.name for node in built.nodes), *measured, "gate", "bundle")

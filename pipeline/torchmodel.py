@@ -1,4 +1,4 @@
-"""A torch model on disk: decisions plus weights, replayed on the user's factory. Runs no code but the user's own."""
+"""A torch model on disk: edits and weights, replayed on the user's factory. Runs no code but the user's own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from pipeline.edits import Edit, apply_edits, edits_from_json, edits_to_json
 from pipeline.graph import trace
-from pipeline.pruning import Decisions, apply_decisions
 from pipeline.usercode import FactoryRef, call_factory
 from targets.errors import EdgepressError, InputError, RefusedError, nearest
 
@@ -246,8 +246,14 @@ def check_finite(state: Mapping[str, Tensor], subject: str) -> None:
             )
 
 
-def save_model(folder: Path, graph: GraphModule, specs: Sequence[InputSpec], decisions: Decisions | None) -> None:
+def save_model(folder: Path, graph: GraphModule, specs: Sequence[InputSpec], edits: Sequence[Edit]) -> None:
     """Writes ``model.json`` and ``weights.safetensors``; a tensor that several names share is written once.
+
+    Args:
+        folder: Where to.
+        graph: The model after all edits.
+        specs: Its inputs.
+        edits: All that was done to the graph of the user's factory, in order: those of the model it came from first.
 
     Raises:
         InputError: A weight is not finite.
@@ -259,9 +265,9 @@ def save_model(folder: Path, graph: GraphModule, specs: Sequence[InputSpec], dec
     weights = save({name: tensor for name, tensor in own.items() if name not in aliases})
     (folder / "weights.safetensors").write_bytes(weights)  # a full disk is an OSError here, and none in save_file
     document = {
-        "schema": 1,
+        "schema": 2,
         "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs],
-        "decisions": None if decisions is None else decisions.to_json(),
+        "edits": edits_to_json(edits),
         "aliases": aliases,
     }
     (folder / "model.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -269,19 +275,23 @@ def save_model(folder: Path, graph: GraphModule, specs: Sequence[InputSpec], dec
 
 def load_model(
     model: TorchModel, factory: FactoryRef, seed: int
-) -> tuple[GraphModule, tuple[InputSpec, ...], Decisions | None]:
-    """The trainable graph of a model on disk, its inputs and what was pruned so far."""
+) -> tuple[GraphModule, tuple[InputSpec, ...], tuple[Edit, ...]]:
+    """The trainable graph of a model on disk, its inputs and all that was edited so far.
+
+    Raises:
+        InputError: The edits cannot be read, or do not fit what the factory makes.
+    """
     document = model.read_json("model.json")
     specs = tuple(
         InputSpec(name=item["name"], dtype=item["dtype"], shape=tuple(item["shape"])) for item in document["inputs"]
     )
-    graph = trace(make_model(factory, seed), example_inputs(specs))
-    decisions = None if document["decisions"] is None else Decisions.from_json(document["decisions"])
-    if decisions is not None:
-        graph = apply_decisions(graph, decisions)
+    edits = edits_from_json(document["edits"])
+    graph = apply_edits(trace(make_model(factory, seed), example_inputs(specs)), edits)
     state = load_file(model.weights)
     graph.load_state_dict({**state, **{name: state[owner] for name, owner in document["aliases"].items()}})
-    return graph, specs, decisions
+    for edit in edits:
+        edit.check(graph)
+    return graph, specs, edits
 
 
 def _one_line(error: BaseException) -> str:

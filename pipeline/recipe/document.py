@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ from pipeline.recipe.pruning import PruneSection
 from pipeline.recipe.quantization import QuantizeSection
 from pipeline.recipe.source import DataSection, ModelSection
 from pipeline.recipe.training import TrainSection
+
+EDITS: Final = ("prune",)
 
 
 class Recipe(Section):
@@ -44,3 +46,8 @@ class Recipe(Section):
     def resolve(self, path: str) -> Path:
         """``path`` of the recipe, relative to the recipe's folder; ``~`` is the user's home."""
         return (self.folder / os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises for ~nobody
+
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """Names of the sections that change the model's graph or weights before training, in the order they run."""
+        return tuple(name for name in EDITS if getattr(self, name) is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from pipeline.recipe.document import EDITS
 from targets.errors import Fault
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _model_faults(recipe: Recipe) -> list[Fault]:
                 "model.args": bool(model.args),
                 "export": "export" in recipe.model_fields_set,
                 "train": recipe.train,
-                "prune": recipe.prune,
+                **dict.fromkeys(recipe.edits, True),
                 "distill": recipe.distill,
             }.items()
             if used
@@ -108,12 +109,12 @@ def _data_faults(recipe: Recipe) -> list[Fault]:
 
 def _training_faults(recipe: Recipe) -> list[Fault]:
     faults = []
-    if recipe.distill and not recipe.prune:
+    if recipe.distill and not recipe.edits:
         faults.append(
             Fault(
                 where="distill",
-                what="there is nothing to recover without [prune]",
-                fix="add [prune], or remove [distill]",
+                what="there is nothing to recover: no section changes the model",
+                fix=f"add [{'], ['.join(EDITS)}], or remove [distill]",
             )
         )
     if recipe.task == "fidelity":

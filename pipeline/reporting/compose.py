@@ -190,12 +190,9 @@ def _candidate(build: CandidateBuild, facts: RunFacts) -> dict[str, Any]:
 
 
 def _model_behind(candidate: str, facts: RunFacts) -> Mapping[str, Any]:
-    """Results of the stage that last changed the candidate's architecture."""
-    order = (
-        ("train", "load", "import") if candidate == "dense-fp32" else ("distill", "prune", "train", "load", "import")
-    )
-    by_name = {stage.node: stage.results for stage in facts.stages}
-    return next((by_name[name] for name in order if name in by_name), {})
+    """Results of the stage that last changed the candidate's architecture; the dense one is the first that has any."""
+    sized = [stage.results for stage in facts.stages if "parameters" in stage.results]
+    return {} if not sized else sized[0] if candidate == "dense-fp32" else sized[-1]
 
 
 def _sentence(facts: RunFacts, candidates: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""distill: fine-tunes the pruned net, with its own dense parent as teacher."""
+"""distill: fine-tunes the edited net, with its own dense parent as teacher."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class DistillStage(Stage[DistillInputs]):
     """
 
     name = "distill"
-    version = 1
+    version = 2
     consumes = DistillInputs
     produces = TorchModel
     tools: ClassVar[tuple[str, ...]] = ("torch", "numpy", "lightning-fabric")
@@ -66,7 +66,7 @@ class DistillStage(Stage[DistillInputs]):
 
         data = context.data.checked(self.source, src.data)
         task = TASKS[self.task]
-        student, specs, decisions = load_model(src.student, self.factory, self.seed)
+        student, specs, edits = load_model(src.student, self.factory, self.seed)
         teacher, _, _ = load_model(src.teacher, self.factory, self.seed)
         set_training(teacher, training=False)
         names = tuple(spec.name for spec in specs)
@@ -89,6 +89,6 @@ class DistillStage(Stage[DistillInputs]):
             threads=self.threads,
             context=context,
         )
-        save_model(out, student, specs, decisions)
+        save_model(out, student, specs, edits)
         score = validation_score(data, names, task, self.threads)
         return {"accuracy": score(student), **size_of(student, specs), **learned}

@@ -44,7 +44,7 @@ class LoadStage(Stage[LoadInputs]):
     """
 
     name = "load"
-    version = 1
+    version = 2
     consumes = LoadInputs
     produces = TorchModel
     tools: ClassVar[tuple[str, ...]] = ("torch", "numpy")
@@ -65,7 +65,7 @@ class LoadStage(Stage[LoadInputs]):
         check_unchanged(self.weights, "model.weights")
         load_user_weights(model, self.weights.path)
         graph, specs = trace_checked(model, data, self.task)
-        save_model(out, graph, specs, None)
+        save_model(out, graph, specs, ())
         return baseline(graph, specs, data, self.task, self.threads)
 
 

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneInputs:
-    """The dense model, and the data to score it with."""
+    """The model to prune, the dense one it came from, and the data to score with."""
 
     data: DatasetInfo
     model: TorchModel
+    dense: TorchModel
 
 
 @final
@@ -46,7 +47,7 @@ class PruneStage(Stage[PruneInputs]):
     """
 
     name = "prune"
-    version = 1
+    version = 2
     consumes = PruneInputs
     produces = TorchModel
     tools: ClassVar[tuple[str, ...]] = ("torch", "numpy")
@@ -61,15 +62,16 @@ class PruneStage(Stage[PruneInputs]):
 
     def run(self, src: PruneInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the small `TorchModel`; returns channel widths before and after, and what stayed whole and why."""
+        from pipeline.edits import Channels
         from pipeline.pruning import CRITERIA, apply_decisions, choose_by_ratio, find_groups, mask_decisions
         from pipeline.torchmodel import load_model, save_model
         from pipeline.training import predict
 
-        dense, specs, _ = load_model(src.model, self.factory, self.seed)
+        model, specs, edits = load_model(src.model, self.factory, self.seed)
         context.progress(0.3, "finding channels that live and die together")
-        graph = find_groups(dense)
+        graph = find_groups(model)
         criterion = CRITERIA[self.prune.criterion]
-        scores = {group.name: criterion.score(dense, group) for group in graph.groups}
+        scores = {group.name: criterion.score(model, group) for group in graph.groups}
         decisions = choose_by_ratio(
             graph,
             scores,
@@ -79,13 +81,13 @@ class PruneStage(Stage[PruneInputs]):
             scope=self.prune.scope,
         )
         context.progress(0.6, "removing channels")
-        small = apply_decisions(dense, decisions)
+        small = apply_decisions(model, decisions)
         data = context.data.checked(self.source, src.data)
         split = data["validation"].bound(tuple(spec.name for spec in specs))
-        _check_promise(small, mask_decisions(dense, decisions), split.take(slice(0, 8)))
+        _check_promise(small, mask_decisions(model, decisions), split.take(slice(0, 8)))
         outputs = predict(small, split, threads=self.threads)
-        reference = predict(dense, split, threads=self.threads)
-        save_model(out, small, specs, decisions)
+        reference = predict(self._dense(src, model), split, threads=self.threads)
+        save_model(out, small, specs, (*edits, Channels(decisions=decisions)))
         return {
             "accuracy": TASKS[self.task].score(outputs, split.labels, reference),
             **size_of(small, specs),
@@ -94,6 +96,12 @@ class PruneStage(Stage[PruneInputs]):
                 {"operator": f.operator, "module": f.module, "reason": f.reason, "units": f.units} for f in graph.frozen
             ],
         }
+
+    def _dense(self, src: PruneInputs, model: GraphModule) -> GraphModule:
+        """What fidelity is told against: the model itself where nothing was edited before."""
+        from pipeline.torchmodel import load_model
+
+        return model if src.model.digest == src.dense.digest else load_model(src.dense, self.factory, self.seed)[0]
 
 
 def _check_promise(small: GraphModule, masked: GraphModule, split: Split) -> None:

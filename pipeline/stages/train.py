@@ -32,7 +32,7 @@ class TrainStage(Stage[LoadInputs]):
     """
 
     name = "train"
-    version = 1
+    version = 2
     consumes = LoadInputs
     produces = TorchModel
     tools: ClassVar[tuple[str, ...]] = ("torch", "numpy", "lightning-fabric")
@@ -62,5 +62,5 @@ class TrainStage(Stage[LoadInputs]):
             threads=self.threads,
             context=context,
         )
-        save_model(out, graph, specs, None)
+        save_model(out, graph, specs, ())
         return {**baseline(graph, specs, data, self.task, self.threads), **learned}

@@ -40,6 +40,16 @@ def test_a_full_recipe_has_every_stage_in_order(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_each_link_takes_the_model_before_it_and_the_dense_one(tmp_path: Path) -> None:
+    """Promise: the torch stages are a chain; what it is compared with and taught by is the dense model."""
+    found = recipe(tmp_path, "[train]\nepochs = 1\n[prune]\nratio = 0.5\n[distill]\nepochs = 1\n", overrides=PLAIN)
+    inputs = {node.name: node.inputs for node in compose(found, load_profile("host")).nodes}
+    assert inputs["prune"] == {"data": "data", "model": "train", "dense": "train"}
+    assert inputs["distill"] == {"data": "data", "student": "prune", "teacher": "train"}
+    assert (inputs["export:dense"]["model"], inputs["export"]["model"]) == ("train", "distill")
+    assert inputs["report"]["stages"][:6] == ("data", "train", "prune", "distill", "export:dense", "export")  # type: ignore[index]
+
+
 def test_a_plain_recipe_quantises_what_it_loads(tmp_path: Path) -> None:
     """Without [prune] there are two candidates and one export."""
     (tmp_path / "w.safetensors").write_bytes(b"any")

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from pipeline.artifacts import TorchModel
 from pipeline.data import Dataset, Split
+from pipeline.edits import Channels, Edit, edits_from_json
 from pipeline.graph import trace
-from pipeline.pruning import Decisions, L2Norm, apply_decisions, choose_by_ratio, find_groups
+from pipeline.pruning import L2Norm, apply_decisions, choose_by_ratio, find_groups
 from pipeline.torchmodel import (
     InputSpec,
     example_inputs,
@@ -87,9 +88,9 @@ def _factory(folder: Path, function: str) -> FactoryRef:
     return found
 
 
-def _stored(folder: Path, graph: GraphModule, specs: tuple[InputSpec, ...], decisions: Decisions | None) -> TorchModel:
+def _stored(folder: Path, graph: GraphModule, specs: tuple[InputSpec, ...], edits: tuple[Edit, ...]) -> TorchModel:
     folder.mkdir()
-    save_model(folder, graph, specs, decisions)
+    save_model(folder, graph, specs, edits)
     return TorchModel(node="prune", folder=folder, digest="", results={}, wall_s=0.0)
 
 
@@ -130,8 +131,8 @@ def test_factory_must_make_a_new_module_each_time(tmp_path: Path) -> None:
 def test_dense_model_survives_the_disk(factory: FactoryRef, tmp_path: Path) -> None:
     """Weights and buffers come back bit for bit on a fresh model."""
     graph = trace(_shaken(make_model(factory, 0)), example_inputs(SPECS))
-    loaded, specs, decisions = load_model(_stored(tmp_path / "m", graph, SPECS, None), factory, seed=9)
-    assert (specs, decisions) == (SPECS, None)
+    loaded, specs, decisions = load_model(_stored(tmp_path / "m", graph, SPECS, ()), factory, seed=9)
+    assert (specs, decisions) == (SPECS, ())
     assert torch.equal(loaded(_images()), graph(_images()))
 
 
@@ -142,11 +143,42 @@ def test_pruned_model_survives_the_disk(factory: FactoryRef, tmp_path: Path) -> 
     scores = {group.name: L2Norm().score(dense, group) for group in groups.groups}
     chosen = choose_by_ratio(groups, scores, ratio=0.5, alignment=1, protect=[], scope="local")
     small = apply_decisions(dense, chosen)
-    model = _stored(tmp_path / "m", small, SPECS, chosen)
-    loaded, _, decisions = load_model(model, factory, seed=9)
-    assert decisions == chosen
+    model = _stored(tmp_path / "m", small, SPECS, (Channels(decisions=chosen),))
+    loaded, _, edits = load_model(model, factory, seed=9)
+    assert edits == (Channels(decisions=chosen),)
     assert loaded.state_dict()["stem.weight"].shape[0] < 16
     assert torch.equal(loaded(_images()), small(_images()))
+
+
+def test_edits_are_replayed_in_order(factory: FactoryRef, tmp_path: Path) -> None:
+    """Promise: a model pruned twice is two edits, and loading does both, the second on the result of the first."""
+    graph, edits = trace(_shaken(make_model(factory, 0)), example_inputs(SPECS)), ()
+    for _ in range(2):
+        groups = find_groups(graph)
+        scores = {group.name: L2Norm().score(graph, group) for group in groups.groups}
+        edits = (*edits, Channels(decisions=choose_by_ratio(groups, scores, ratio=0.5)))
+        graph = edits[-1].apply(graph)
+    model = _stored(tmp_path / "m", graph, SPECS, edits)
+    assert [edit["kind"] for edit in model.read_json("model.json")["edits"]] == ["channels", "channels"]
+    loaded, _, found = load_model(model, factory, seed=9)
+    assert found == edits
+    assert torch.equal(loaded(_images()), graph(_images()))
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (None, "no list"),
+        (["channels"], "edit 0 is str"),
+        ([{"kind": "chanels", "parameters": {}}], "'channels'"),
+        ([{"parameters": {}}], "'None'"),
+        ([{"kind": "channels"}], "no table of parameters"),
+    ],
+)
+def test_edits_that_are_none_are_refused(document: object, words: str) -> None:
+    """Promise: a damaged list of edits is an input error that says which edit it is, never a crash."""
+    with pytest.raises(InputError, match=words):
+        edits_from_json(document)
 
 
 def test_tied_weights_are_written_once_and_stay_tied(tmp_path: Path) -> None:
@@ -154,7 +186,7 @@ def test_tied_weights_are_written_once_and_stay_tied(tmp_path: Path) -> None:
     specs = (InputSpec(name="tokens", dtype="int64", shape=(5,)),)
     factory = _factory(tmp_path, "tied")
     graph = trace(_shaken(make_model(factory, 0)), example_inputs(specs))
-    model = _stored(tmp_path / "m", graph, specs, None)
+    model = _stored(tmp_path / "m", graph, specs, ())
     loaded, _, _ = load_model(model, factory, seed=9)
     tokens = torch.arange(10).reshape(2, 5) % 7
     assert model.read_json("model.json")["aliases"] == {"head.weight": "embed.weight"}
@@ -165,7 +197,7 @@ def test_tied_weights_are_written_once_and_stay_tied(tmp_path: Path) -> None:
 def test_same_model_gives_the_same_bytes(factory: FactoryRef, tmp_path: Path) -> None:
     """Two saves of one model are equal files."""
     graph = trace(make_model(factory, 0), example_inputs(SPECS))
-    one, two = _stored(tmp_path / "a", graph, SPECS, None), _stored(tmp_path / "b", graph, SPECS, None)
+    one, two = _stored(tmp_path / "a", graph, SPECS, ()), _stored(tmp_path / "b", graph, SPECS, ())
     assert all(
         (one.folder / n).read_bytes() == (two.folder / n).read_bytes() for n in ("model.json", "weights.safetensors")
     )
@@ -177,7 +209,7 @@ def test_nan_is_never_saved(factory: FactoryRef, tmp_path: Path) -> None:
     with torch.no_grad():
         graph.get_parameter("body.bias")[2] = torch.nan
     with pytest.raises(InputError, match=r"'body\.bias'[\s\S]*1 values[\s\S]*\[2\]"):
-        save_model(tmp_path, graph, SPECS, None)
+        save_model(tmp_path, graph, SPECS, ())
     assert not (tmp_path / "weights.safetensors").exists()
 
 
@@ -361,6 +393,6 @@ def test_file_of_another_kind_or_absent_is_named(name: str, tmp_path: Path) -> N
 def test_model_json_holds_no_private_path(factory: FactoryRef, tmp_path: Path) -> None:
     """What is stored tells nothing of this machine."""
     graph = trace(make_model(factory, 0), example_inputs(SPECS))
-    model = _stored(tmp_path / "m", graph, SPECS, None)
+    model = _stored(tmp_path / "m", graph, SPECS, ())
     assert str(tmp_path) not in json.dumps(model.read_json("model.json"))
     assert str(tmp_path).encode() not in model.weights.read_bytes()

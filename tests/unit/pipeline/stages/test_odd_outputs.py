@@ -69,7 +69,7 @@ def test_a_model_that_returns_a_dict_can_be_distilled(tmp_path: Path) -> None:
     )
     info = DatasetInfo(node="data", folder=folders["info"], digest="d", results=results, wall_s=0.0)
     graph, specs = trace_checked(make_model(factory, 0), context.data.read(source), "classification")
-    save_model(folders["dense"], graph, specs, None)
+    save_model(folders["dense"], graph, specs, ())
     dense = TorchModel(node="load", folder=folders["dense"], digest="m", results={}, wall_s=0.0)
     stage = DistillStage(
         factory=factory,

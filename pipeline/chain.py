@@ -1,0 +1,97 @@
+"""The torch part of a plan: the dense model, one link for each section that changes it, and the export to ONNX.
+
+dense -> [surgery] -> [depth] -> [prune] -> [sparsify] -> [distill]: each is optional and takes the model before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+from pipeline.plan import Node, Source
+from pipeline.stages.distill import DistillStage
+from pipeline.stages.export import ExportStage
+from pipeline.stages.load import LoadStage
+from pipeline.stages.prune import PruneStage
+from pipeline.stages.train import TrainStage
+
+if TYPE_CHECKING:
+    from pipeline.data.source import DataSource, FileRef
+    from pipeline.recipe import Recipe
+    from pipeline.stages.base import Stage
+    from pipeline.usercode import FactoryRef
+    from targets.profile import TargetProfile
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """What every link is made of.
+
+    Attributes:
+        recipe: Which links there are.
+        profile: What pays on the target.
+        data: The user's data.
+        factory: Makes the user's model.
+        weights: Its trained weights; None where the recipe trains it.
+    """
+
+    recipe: Recipe
+    profile: TargetProfile
+    data: DataSource
+    factory: FactoryRef
+    weights: FileRef | None
+
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, in order; the last is ``export``, with ``export:dense`` before it where anything was changed."""
+        found = [self._dense()]
+        dense = found[0].name
+        for link in (self._prune, self._distill):
+            node = link(dense, found[-1].name)
+            found += [node] if node else []
+        stage = ExportStage(factory=self.factory, source=self.data, export=self.recipe.export, seed=self.recipe.seed)
+        last = found[-1].name
+        if last != dense:
+            found.append(_node("export:dense", "export the dense model", stage, data="data", model=dense))
+        return (*found, _node("export", "export to ONNX, compare with torch", stage, data="data", model=last))
+
+    def _dense(self) -> Node:
+        recipe = self.recipe
+        if recipe.train is not None:
+            train = TrainStage(**self._common(), train=recipe.train)
+            return _node("train", "train the dense model", train, data="data")
+        assert self.weights is not None
+        load = LoadStage(**self._common(), weights=self.weights)
+        return _node("load", "load the dense model", load, data="data")
+
+    def _prune(self, dense: str, before: str) -> Node | None:
+        if self.recipe.prune is None:
+            return None
+        stage = PruneStage(
+            **self._common(),
+            prune=self.recipe.prune,
+            channel_alignment=self.profile.pruning.channel_alignment,
+        )
+        return _node("prune", "remove channels", stage, data="data", model=before, dense=dense)
+
+    def _distill(self, dense: str, before: str) -> Node | None:
+        if self.recipe.distill is None:
+            return None
+        stage = DistillStage(**self._common(), distill=self.recipe.distill)
+        title = "recover with the dense model as teacher"
+        return _node("distill", title, stage, data="data", student=before, teacher=dense)
+
+    def _common(self) -> dict[str, Any]:
+        """What every stage that scores a torch model is told."""
+        recipe = self.recipe
+        return {
+            "factory": self.factory,
+            "source": self.data,
+            "task": recipe.task,
+            "seed": recipe.seed,
+            "threads": recipe.threads,
+        }
+
+
+def _node(name: str, title: str, stage: Stage[Any], **inputs: Source) -> Node:
+    return Node(name=name, title=title, stage=stage, inputs=inputs)
