@@ -6,8 +6,9 @@ Two ways in, both started by `targets.process` only::
     python -I -m targets.child call MODULE:FUNCTION REQUEST RESPONSE                   JSON file in, JSON file out
 
 The supervisor sets limits after its own fork, as doing so between fork and exec of a parent with threads is unsafe; it
-measures memory, because the kernel charges the peak of a forking parent to its direct child; and it ends its whole
-group when the parent dies, however the parent dies. It imports little, so that it costs about 20 ms.
+measures memory, because the kernel charges the peak of a forking parent to its direct child; and it ends all that came
+from its child, whatever group or session that moved to: at the child's end, when it is told to, and when the parent
+dies, however the parent dies. It imports little, so that it costs about 20 ms.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ NOT_STARTED = 127
 """Exit status when the program cannot be started."""
 UNLIMITED = 0
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PATIENCE_S = 1.5
+_SURE = 2
 
 
 def supervise(report: int, parent: int, memory_bytes: int, file_bytes: int, argv: list[str]) -> int:
@@ -35,7 +39,8 @@ def supervise(report: int, parent: int, memory_bytes: int, file_bytes: int, argv
     """
     import signal
 
-    signal.signal(signal.SIGUSR1, lambda *_: os.killpg(0, signal.SIGKILL))
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # whoever is orphaned below us becomes our child, so that none escapes us
+    signal.signal(signal.SIGUSR1, lambda *_: _kill_below())
     _signal_at_death_of(parent, signal.SIGUSR1)
     supervisor = os.getpid()
     pid = os.fork()
@@ -43,9 +48,57 @@ def supervise(report: int, parent: int, memory_bytes: int, file_bytes: int, argv
         os.close(report)
         os._exit(_become(argv, supervisor, memory_bytes, file_bytes))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the group is asked to end; we stay to report
-    _, status, usage = os.wait4(pid, 0)
-    os.write(report, b"%d %d\n" % (status, usage.ru_maxrss))
+    ended = 0
+    while ended != pid:  # orphans end too: they are reaped, and not what we wait for
+        ended, status, usage = os.wait4(-1, 0)
+    try:
+        os.write(report, b"%d %d\n" % (status, usage.ru_maxrss))
+    except OSError:  # nobody reads it any more: the parent died
+        return LIMIT_FAILED
+    finally:
+        _kill_below()
     return 0
+
+
+def _kill_below() -> None:
+    """Kills all that came from this process until nothing is left; what forks meanwhile becomes our child, and dies."""
+    import signal
+    import time
+
+    patience_s = time.monotonic() + _PATIENCE_S
+    empty = 0
+    while empty < _SURE and time.monotonic() < patience_s:  # one look may miss whoever changes its parent meanwhile
+        below = _descendants(os.getpid())
+        empty = 0 if below else empty + 1
+        for pid in below:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+
+
+def _descendants(ancestor: int) -> list[int]:
+    """The living processes that came from ``ancestor``; a zombie is none, but may lead to some."""
+    children: dict[int, list[int]] = {}
+    dead = set()
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123  # pathlib would double the start
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+        except OSError:
+            continue
+        children.setdefault(int(parent), []).append(int(name))
+        if state in {b"Z", b"X"}:
+            dead.add(int(name))
+    found: list[int] = []
+    pending = [ancestor]
+    while pending:
+        below = children.get(pending.pop(), [])
+        found += below
+        pending += below
+    return [pid for pid in found if pid not in dead]
 
 
 def _become(argv: list[str], supervisor: int, memory_bytes: int, file_bytes: int) -> int:
@@ -98,12 +151,16 @@ def call_function(function: str, request: str, response: str) -> int:
 
 def _signal_at_death_of(parent: int, number: int) -> None:
     """Asks the kernel to send this process a signal when its parent dies."""
-    import ctypes
-
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it died before the line above
         os._exit(LIMIT_FAILED)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes
+
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _complain(status: int, message: str) -> int:

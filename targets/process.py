@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from targets.child import LIMIT_FAILED, NOT_STARTED, UNLIMITED
 from targets.errors import EnvironmentFailure, error_from_json
 from targets.files import disk_guard, megabytes, remove_tree
+from targets.orphans import kill_marked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ _log = logging.getLogger(__name__)
 _SUPERVISOR: Final = Path(__file__).with_name("child.py")
 _REPORT_WORDS: Final = 2
 _GRACE_S: Final = 1.0
+_SWEEP_S: Final = 1.8
+_MARK: Final = "EDGEPRESS_CHILD"
 _CHUNK_BYTES: Final = 1 << 16
 _MAX_RESPONSE_BYTES: Final = 256 << 20
 _STDOUT_LIMIT_BYTES: Final = 16 << 20
@@ -89,7 +92,7 @@ def run_limited(
 
     It has no standard input, a small allowed part of our environment plus ``env``, and private empty folders as home,
     TMPDIR and (unless ``cwd`` is given) working folder, removed at the end. When it ends, or time is up, or an
-    exception (Ctrl-C too) comes here, its whole group is ended; when we die, the kernel kills it.
+    exception (Ctrl-C too) comes here, all that came from it is ended, in whatever session it hides; when we die, too.
 
     Args:
         argv: Program (found on PATH) and arguments.
@@ -159,7 +162,7 @@ def _private_folder() -> Iterator[Path]:
 def _environment(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
     allowed = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     private = {"TMPDIR": str(folder / "tmp"), "HOME": str(folder / "home"), "ORT_DISABLE_TELEMETRY": "1"}
-    return {**allowed, **private, **env}
+    return {**allowed, **private, **env, _MARK: folder.name}
 
 
 def _run(
@@ -197,6 +200,8 @@ def _run(
     finally:
         os.close(report)
     wall_s = time.monotonic() - start_s
+    if len(ending) != _REPORT_WORDS:
+        kill_marked(f"{_MARK}={folder.name}")
     if len(ending) != _REPORT_WORDS and process.returncode == -signal.SIGKILL:
         raise EnvironmentFailure(
             f"{what} was killed", "signal 9 ended it from outside, as the kernel does when memory runs out",
@@ -267,16 +272,23 @@ def _drain(descriptor: int, output: bytearray, limit_bytes: int, what: str) -> b
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Asks the group to end, gives it a second, kills what is left, and reaps the supervisor."""
+    """Asks the group to end, gives it a second, has the supervisor kill all that is left, and reaps it."""
     try:
         if not _has_ended(process.pid):
             _signal_group(process.pid, signal.SIGTERM)
-            patience_s = time.monotonic() + _GRACE_S
-            while not _has_ended(process.pid) and time.monotonic() < patience_s:
-                time.sleep(0.01)
+            _wait_for(process.pid, _GRACE_S)
+        if not _has_ended(process.pid):
+            process.send_signal(signal.SIGUSR1)  # it also finds those who left the group
+            _wait_for(process.pid, _SWEEP_S)
     finally:
         _signal_group(process.pid, signal.SIGKILL)  # not reaped yet, so nobody else can have this number
         process.wait()
+
+
+def _wait_for(pid: int, patience_s: float) -> None:
+    end_s = time.monotonic() + patience_s
+    while not _has_ended(pid) and time.monotonic() < end_s:
+        time.sleep(0.01)
 
 
 def _has_ended(pid: int) -> bool:

@@ -25,6 +25,19 @@ _FAMILY = (
     "Path(sys.argv[1]).write_text(f'{os.getpid()} {child.pid}')\n"
     "if len(sys.argv) == 2: time.sleep(60)\n"
 )
+_DAEMON = (
+    "import os, sys, time, signal; from pathlib import Path\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "reading, writing = os.pipe()\n"
+    "if os.fork() == 0:\n"
+    "    os.setsid()\n"
+    "    if os.fork() == 0:\n"
+    "        os.setsid(); os.write(writing, b'%d' % os.getpid()); [os.close(n) for n in range(3)]; time.sleep(60)\n"
+    "    os._exit(0)\n"
+    "daemon = int(os.read(reading, 20))\n"
+    "Path(sys.argv[1]).write_text(f'{os.getpid()} {daemon}')\n"
+    "if len(sys.argv) == 2: time.sleep(60)\n"
+)
 
 
 def _python(program: str, *arguments: str, limits: Limits = _LIMITS, **options: object) -> ChildResult:
@@ -128,12 +141,28 @@ def test_orphans_are_ended(tmp_path: Path) -> None:
     assert all(_is_gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
 
 
+@pytest.mark.parametrize("ending", ["its end", "its time-out", "a killed supervisor"])
+def test_a_grandchild_in_a_session_of_its_own_does_not_escape(ending: str, tmp_path: Path) -> None:
+    """Promise R7: a grandchild that left group and session (a daemon) dies with the child, however that ends."""
+    pids = tmp_path / "pids"
+    if ending == "its end":
+        assert _python(_DAEMON, str(pids), "end").returncode == 0
+    else:
+        told = "longer than its limit" if ending == "its time-out" else "was killed"
+        program = _DAEMON if ending == "its time-out" else _DAEMON + "os.kill(os.getppid(), 9); time.sleep(60)\n"
+        with pytest.raises(EnvironmentFailure, match=told):
+            _python(program, str(pids), *([] if ending == "its time-out" else ["end"]), limits=Limits(timeout_s=2))
+    assert len(pids.read_text().split()) == 2
+    assert all(_is_gone(int(pid)) for pid in pids.read_text().split())
+
+
+@pytest.mark.parametrize("family", [_FAMILY, _DAEMON], ids=["in its group", "in sessions of their own"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_family_dies_with_us(number: signal.Signals, tmp_path: Path) -> None:
-    """When a signal ends the parent, even SIGKILL, the child and its children die."""
+def test_family_dies_with_us(number: signal.Signals, family: str, tmp_path: Path) -> None:
+    """When a signal ends the parent, even SIGKILL, the child and its children die, whatever session they are in."""
     program = (
         "import sys; from targets.process import run_limited, Limits\n"
-        f"run_limited([sys.executable, '-S', '-c', {_FAMILY!r}, sys.argv[1]], limits=Limits(timeout_s=60), what='x')\n"
+        f"run_limited([sys.executable, '-S', '-c', {family!r}, sys.argv[1]], limits=Limits(timeout_s=60), what='x')\n"
     )
     pids = tmp_path / "pids"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
