@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import pickle
 import random
-import re
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,22 +13,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline.edits import Edit, apply_edits, edits_from_json, edits_to_json
 from pipeline.graph import trace
 from pipeline.usercode import FactoryRef, call_factory
-from targets.errors import EdgepressError, InputError, RefusedError, nearest
+from pipeline.weights import read_weights
+from targets.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from pipeline.artifacts import TorchModel
     from pipeline.data import Dataset
-
-_LFS_HEADER: Final = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,14 +120,14 @@ def example_inputs(specs: Sequence[InputSpec], batch: int = 2) -> dict[str, Tens
 def load_user_weights(model: nn.Module, path: Path) -> None:
     """Loads the user's weights into the user's model, all of them and nothing else.
 
-    ``.safetensors`` holds tensors only; ``.pt`` and ``.pth`` are read with ``weights_only=True``. Counters of
-    batch-norm, and names tied to a weight that is there, may be missing.
+    ``.safetensors`` holds tensors only; ``.pt`` and ``.pth`` are looked through and read in a limited child.
+    Counters of batch-norm, and names tied to a weight that is there, may be missing.
 
     Raises:
         InputError: The file cannot be read, a name or shape does not fit, or a weight is not finite.
         RefusedError: The file holds code beside tensors.
     """
-    state = _read_weights(path)
+    state = read_weights(path)
     expected = model.state_dict()
     _check_names(state, expected, path.name)
     for name, tensor in state.items():
@@ -179,55 +175,6 @@ def _owners(state: Mapping[str, Tensor]) -> dict[str, str]:
         else name
         for name in sorted(state)
     }
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if path.suffix not in {".safetensors", ".pt", ".pth"}:
-        raise InputError(
-            f"cannot read weights from {path.name}",
-            f"{path.suffix!r} is no known kind",
-            "give .safetensors (preferred), .pt or .pth",
-        )
-    try:
-        with path.open("rb") as file:
-            if file.read(len(_LFS_HEADER)) == _LFS_HEADER:
-                raise InputError(
-                    f"cannot read weights from {path}", "it is a Git LFS pointer, not the file", "run `git lfs pull`"
-                )
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise InputError(
-            f"cannot read weights from {path}", _one_line(error), "check that the file is whole; save or copy it again"
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise _unpickling_error(path, str(error)) from error
-    return _state_dict(loaded, path.name)
-
-
-def _unpickling_error(path: Path, message: str) -> EdgepressError:
-    """A refusal that names the foreign global, or a damaged file."""
-    found = re.search(r"Unsupported (?:global: GLOBAL|class|operand) (\S+)", message)
-    fix = "save a plain state dict: torch.save(model.state_dict(), path), or safetensors"
-    if found:
-        return RefusedError(
-            f"refused to read weights from {path}", f"it holds code beside tensors: {found[1].rstrip('.')}", fix
-        )
-    return InputError(f"cannot read weights from {path}", "it is damaged, or no file of torch.save", fix)
-
-
-def _state_dict(loaded: object, file: str) -> dict[str, Tensor]:
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if isinstance(loaded, Mapping) and loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-        return {str(name): tensor for name, tensor in loaded.items()}
-    held = f"a dict with {', '.join(str(key) for key in loaded)[:200]}" if isinstance(loaded, Mapping) else ""
-    raise InputError(
-        f"{file} holds no state dict",
-        f"it holds {held or type(loaded).__name__}",
-        "save it with torch.save(model.state_dict(), path)",
-    )
 
 
 def check_finite(state: Mapping[str, Tensor], subject: str) -> None:
@@ -292,7 +239,3 @@ def load_model(
     for edit in edits:
         edit.check(graph)
     return graph, specs, edits
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -81,7 +81,7 @@ def _descendants(ancestor: int) -> list[int]:
     """The living processes that came from ``ancestor``; a zombie is none, but may lead to some."""
     children: dict[int, list[int]] = {}
     dead = set()
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc"):  # noqa: PTH208  # names are numbers here
         if not name.isdigit():
             continue
         try:

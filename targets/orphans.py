@@ -14,7 +14,8 @@ def kill_marked(mark: str) -> int:
     Returns:
         How many there were. Other users' processes cannot be read, and so are never among them.
     """
-    found = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_marked(pid, mark.encode())]
+    running = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    found = [pid for pid in running if _is_marked(pid, mark.encode())]
     for pid in found:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)

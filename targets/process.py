@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 _SUPERVISOR: Final = Path(__file__).with_name("child.py")
 _REPORT_WORDS: Final = 2
 _GRACE_S: Final = 1.0
+_LEAST_MEMORY_BYTES: Final = 8 << 30  # libraries reserve more addresses than they use
 _SWEEP_S: Final = 1.8
 _MARK: Final = "EDGEPRESS_CHILD"
 _CHUNK_BYTES: Final = 1 << 16
@@ -58,6 +59,12 @@ class Limits:
     timeout_s: float
     memory_bytes: int | None = None
     file_bytes: int | None = None
+
+
+def untrusted(timeout_s: float) -> Limits:
+    """Limits for reading a stranger's file: no more memory than this machine has, so that it stays usable."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Limits(timeout_s=timeout_s, memory_bytes=max(memory_bytes, _LEAST_MEMORY_BYTES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

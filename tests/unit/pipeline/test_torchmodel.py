@@ -28,6 +28,8 @@ from pipeline.torchmodel import (
     save_model,
 )
 from pipeline.usercode import FactoryRef, find_factory
+from pipeline.weights import reading
+from pipeline.weights.child import convert_in_child
 from targets.errors import InputError, RefusedError
 
 if TYPE_CHECKING:
@@ -248,6 +250,12 @@ def test_inputs_that_forward_does_not_take_are_named(data: Dataset, words: tuple
 
 
 # --- the user's weights ---
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the child says is tested here; that it is a child, in tests/unit/pipeline/weights."""
+    monkeypatch.setattr(reading, "call_limited", lambda _name, request, **_options: convert_in_child(request))
 
 
 def _net(seed: int = 0) -> nn.Module:
