@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from targets.errors import InputError
+from targets.onnxbytes import read_model_bytes
+from targets.onnxcontent import check_content
 from targets.onnxtensors import check_values, external_bytes, load_external, load_small
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ MAX_ELEMENTS: Final = 2 * 1024**3
 OPSETS: Final = range(11, 24)
 
 _FREE_WEIGHTS_IR: Final = 4  # before, every initializer had to be an input too
-_LFS_HEADER: Final = b"version https://git-lfs"
 
 
 class TensorSpec(TypedDict):
@@ -118,7 +118,7 @@ def open_stored(
 
 
 def _parsed(path: Path, max_bytes: int, max_nodes: int) -> tuple[onnx.ModelProto, bool]:
-    model = _parse(path, _read(path, max_bytes))
+    model = _parse(path, read_model_bytes(path, max_bytes))
     _check_opset(path, model)
     changed = _unlist_weights(model)
     nodes = sum(len(nodes) for nodes in _graphs(model))
@@ -128,6 +128,7 @@ def _parsed(path: Path, max_bytes: int, max_nodes: int) -> tuple[onnx.ModelProto
 
 
 def _sized(path: Path, model: onnx.ModelProto, max_elements: int) -> list[onnx.TensorProto]:
+    check_content(path, _graphs(model), model, max_elements)
     tensors = [*every_tensor(model)]
     for tensor in tensors:
         _check_size(path, tensor, max_elements)
@@ -176,41 +177,6 @@ def _dimension(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> in
     if dim.HasField("dim_value") and dim.dim_value >= 0:  # some exporters write -1 for a free dimension
         return int(dim.dim_value)
     return dim.dim_param or ("batch" if axis == 0 else f"{name}_{axis}")
-
-
-def _read(path: Path, max_bytes: int) -> bytes:
-    again = "give the path of an .onnx file"
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}", "the model cannot be read", again) from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read", str(error.strerror), again) from error
-    if not stat.S_ISREG(found.st_mode):
-        raise InputError(f"{path} is not a file", "a folder, device or pipe holds no model", again)
-    if found.st_size == 0:
-        raise InputError(f"{path.name} is empty (0 bytes)", "it holds no model", "export or download it again")
-    if found.st_size > max_bytes:
-        raise InputError(
-            f"{path.name} has {found.st_size} bytes", f"the limit is {max_bytes}", "keep weights in external data"
-        )
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read", str(error.strerror), "check the file's permissions") from error
-    if data.startswith(_LFS_HEADER):
-        raise InputError(
-            f"{path.name} is a Git LFS pointer ({len(data)} bytes), not a model",
-            "the large file itself was never downloaded",
-            "run `git lfs pull` in its repository",
-        )
-    if data[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise InputError(
-            f"{path.name} is an HTML page, not a model",
-            "a download usually saves a login or error page this way",
-            "download the raw file again",
-        )
-    return data
 
 
 def _parse(path: Path, data: bytes) -> onnx.ModelProto:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any, Final
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from targets.errors import InputError, RefusedError
+from targets.contained import open_contained, refused
+from targets.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     import onnx
@@ -30,7 +33,7 @@ def load_external(path: Path, tensors: list[onnx.TensorProto], budget_bytes: int
 
     left = budget_bytes
     for tensor in (tensor for tensor in tensors if uses_external_data(tensor)):
-        file, offset, length = place(path, tensor)
+        length = place(path, tensor)[2]
         left -= length
         if left < 0:
             raise InputError(
@@ -38,23 +41,7 @@ def load_external(path: Path, tensors: list[onnx.TensorProto], budget_bytes: int
                 f"{budget_bytes} bytes are the limit, reached at tensor {tensor.name!r}",
                 "use a smaller model",
             )
-        _load(tensor, file, offset, length)
-
-
-def _contained(path: Path, name: str, location: str) -> Path:
-    """The file of an external tensor: below the model's folder, regular, and reached through no link."""
-    parts = PurePosixPath(location).parts
-    outside = PurePosixPath(location).is_absolute() or ".." in parts or bool(PureWindowsPath(location).drive)
-    if not parts or outside or "\\" in location or "\0" in location:
-        raise _refused(path, name, location, "external data must lie in the model's own folder")
-    file = path.parent
-    for part in parts:
-        file /= part
-        if file.is_symlink():
-            raise _refused(path, name, location, f"{part!r} is a symbolic link")
-    if not file.is_file():
-        raise _refused(path, name, location, "there is no such regular file beside the model")
-    return file
+        _load(path, tensor)
 
 
 def _slice(path: Path, name: str, facts: dict[str, str], size: int) -> tuple[int, int]:
@@ -63,18 +50,10 @@ def _slice(path: Path, name: str, facts: dict[str, str], size: int) -> tuple[int
         offset = int(facts.get("offset", "0"))
         length = int(facts.get("length", str(size - offset)))
     except ValueError:
-        raise _refused(path, name, location, "its offset or length is no number") from None
+        raise refused(path, name, location, "its offset or length is no number") from None
     if offset < 0 or length < 0 or offset + length > size:
-        raise _refused(path, name, location, f"bytes {offset} to {offset + length} of a file of {size} bytes")
+        raise refused(path, name, location, f"bytes {offset} to {offset + length} of a file of {size} bytes")
     return offset, length
-
-
-def _refused(path: Path, name: str, location: str, why: str) -> RefusedError:
-    return RefusedError(
-        f"tensor {name!r} of {path.name} points to external data {location!r}",
-        why,
-        "put the data file into the model's folder, or export the model again as one file",
-    )
 
 
 def load_small(path: Path, tensors: Sequence[onnx.TensorProto]) -> None:
@@ -82,10 +61,8 @@ def load_small(path: Path, tensors: Sequence[onnx.TensorProto]) -> None:
     from onnx.external_data_helper import uses_external_data
 
     for tensor in tensors:
-        if uses_external_data(tensor):
-            file, offset, length = place(path, tensor)
-            if length <= SMALL_BYTES:
-                _load(tensor, file, offset, length)
+        if uses_external_data(tensor) and place(path, tensor)[2] <= SMALL_BYTES:
+            _load(path, tensor)
 
 
 def external_bytes(path: Path, tensors: Sequence[onnx.TensorProto]) -> int:
@@ -105,17 +82,36 @@ def place(path: Path, tensor: onnx.TensorProto) -> tuple[Path, int, int]:
     Raises:
         RefusedError: It points outside the model's folder, behind a link, or past the end of its file.
     """
+    with open_outside(path, tensor) as (_, offset, length):
+        return path.parent / _location(tensor), offset, length
+
+
+@contextmanager
+def open_outside(path: Path, tensor: onnx.TensorProto) -> Iterator[tuple[BinaryIO, int, int]]:
+    """The open file of a tensor that lies outside the model in ``path``, at its first byte; offset and length.
+
+    Raises:
+        RefusedError: It points outside the model's folder, behind a link, or past the end of its file.
+    """
     facts = {entry.key: entry.value for entry in tensor.external_data}
-    file = _contained(path, tensor.name, facts.get("location", ""))
-    return (file, *_slice(path, tensor.name, facts, file.stat().st_size))
+    with open_contained(path, tensor.name, _location(tensor)) as file:
+        offset, length = _slice(path, tensor.name, {"location": "", **facts}, os.fstat(file.fileno()).st_size)
+        file.seek(offset)
+        yield file, offset, length
 
 
-def _load(tensor: onnx.TensorProto, file: Path, offset: int, length: int) -> None:
+def _location(tensor: onnx.TensorProto) -> str:
+    return next((str(entry.value) for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def _load(path: Path, tensor: onnx.TensorProto) -> None:
     import onnx
 
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        tensor.raw_data = stream.read(length)
+    with open_outside(path, tensor) as (file, offset, length):
+        data = file.read(length)
+        if len(data) != length:
+            raise refused(path, tensor.name, _location(tensor), f"it ended at byte {offset + len(data)} meanwhile")
+    tensor.raw_data = data
     tensor.data_location = onnx.TensorProto.DEFAULT
     del tensor.external_data[:]
 
@@ -152,9 +148,9 @@ def tensor_array(path: Path, tensor: onnx.TensorProto) -> np.ndarray[Any, np.dty
     try:
         if not uses_external_data(tensor):
             return np.asarray(numpy_helper.to_array(tensor))
-        file, offset, length = place(path, tensor)
         dtype, shape = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)), tuple(map(int, tensor.dims))
-        values = np.memmap(file, np.uint8, "r", offset, (length,)) if length else np.zeros(0, np.uint8)
+        with open_outside(path, tensor) as (file, offset, length):
+            values = np.memmap(file, np.uint8, "r", offset, (length,)) if length else np.zeros(0, np.uint8)
         return values.view(dtype).reshape(shape)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(

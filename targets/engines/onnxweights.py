@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from targets import onnxfile
 from targets.files import NEW_FILE, disk_guard, fsync_folder
-from targets.onnxtensors import place
+from targets.onnxtensors import open_outside, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -126,13 +126,12 @@ def _data(path: Path, tensor: onnx.TensorProto) -> Iterator[bytes]:
     if not uses_external_data(tensor):
         yield tensor.raw_data
         return
-    file, offset, left = place(path, tensor)
-    with file.open("rb") as stream:
-        stream.seek(offset)
+    with open_outside(path, tensor) as (stream, _, length):
+        left = length
         while left > 0:
             block = stream.read(min(left, _BLOCK))
             if not block:
-                raise EOFError(f"{file.name} became shorter")
+                raise EOFError(f"the data of {tensor.name!r} became shorter")
             left -= len(block)
             yield block
 
