@@ -47,7 +47,14 @@ def building(recipe: Recipe, data: DataSource, offers: Sequence[Offer], *, model
         model: The node that makes the float model to build.
         reference: The node that makes the uncompressed one, which all are judged against.
     """
-    maker = _Maker(recipe=recipe, data=data, model=model, reference=reference)
+    int8 = [offer for offer in offers if offer.precision == "int8"]
+    maker = _Maker(
+        recipe=recipe,
+        data=data,
+        model=model,
+        reference=reference,
+        int8_optional=not any(offer.mandatory for offer in int8),
+    )
     models = {offer.name: maker.model_for(offer, offers) for offer in offers}
     builds = [maker.build(offer, models[offer.name]) for offer in offers]
     return Building(nodes=(*maker.nodes, *builds), models=models)
@@ -60,6 +67,7 @@ class _Maker:
     data: DataSource
     model: str
     reference: str
+    int8_optional: bool  # no recipe names one: what only they need is no more mandatory than they are
     nodes: list[Node] = field(default_factory=list)
     made: dict[Hashable, str] = field(default_factory=dict)
 
@@ -100,7 +108,7 @@ class _Maker:
     def _quantize(self, offer: Offer, *, optional: bool) -> Node:
         """Ranges are measured apart from what is made of them, so that another method or scheme reuses them."""
         if "calibrate" not in [node.name for node in self.nodes]:
-            self.nodes.append(self._calibrate())
+            self.nodes.append(self._calibrate(optional=self.int8_optional))
         dialect = offer.profile.quantization.scheme
         first = "quantize" not in self.made.values()
         stage = QuantizeStage(
@@ -125,7 +133,7 @@ class _Maker:
             optional=optional,
         )
 
-    def _calibrate(self) -> Node:
+    def _calibrate(self, *, optional: bool) -> Node:
         wanted = self.recipe.quantize
         stage = CalibrateStage(
             source=self.data,
@@ -137,7 +145,8 @@ class _Maker:
             threads=self.recipe.threads,
         )
         inputs = {"data": "data", "model": self.model}
-        return Node(name="calibrate", title="measure the ranges of activations", stage=stage, inputs=inputs)
+        title = "measure the ranges of activations"
+        return Node(name="calibrate", title=title, stage=stage, inputs=inputs, optional=optional)
 
     def _convert(self, offer: Offer, *, optional: bool, asked: bool) -> Node:
         stage = ConvertStage(

@@ -93,7 +93,7 @@ class Plan:
     def until(self, stage: str) -> Plan:
         """The part of the plan that the nodes of ``stage`` need, those nodes included.
 
-        A node that is called like the stage was asked for: it is not optional there.
+        A node that is called like the stage was asked for: neither it nor what it cannot do without is optional there.
         """
         by_name = {node.name: node for node in self.nodes}
         wanted: set[str] = set()
@@ -103,8 +103,12 @@ class Plan:
             if name not in wanted:
                 wanted.add(name)
                 pending += [source for inputs in by_name[name].inputs.values() for source in source_names(inputs)]
-        kept = (node for node in self.nodes if node.name in wanted)
-        return Plan(nodes=tuple(replace(node, optional=node.optional and node.name != stage) for node in kept))
+        kept: list[Node] = []
+        asked = {stage}
+        for node in reversed([node for node in self.nodes if node.name in wanted]):
+            kept.insert(0, replace(node, optional=node.optional and node.name not in asked))
+            asked |= _single(node) if node.name in asked else set()
+        return Plan(nodes=tuple(kept))
 
 
 def source_names(source: Source) -> tuple[str, ...]:

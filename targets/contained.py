@@ -8,7 +8,7 @@ import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO, Final
 
-from targets.errors import RefusedError
+from targets.errors import InputError, RefusedError
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -24,6 +24,7 @@ def open_contained(path: Path, tensor: str, location: str) -> BinaryIO:
         location: What the model says; untrusted.
 
     Raises:
+        InputError: It would lie inside, and is not there.
         RefusedError: It lies outside, behind a link, or is no regular file with one name.
     """
     parts = PurePosixPath(location).parts
@@ -51,6 +52,12 @@ def open_contained(path: Path, tensor: str, location: str) -> BinaryIO:
 def _step(folder: int, part: str, flags: int, path: Path, tensor: str, location: str) -> int:
     try:
         return os.open(part, flags, dir_fd=folder)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"the external data {location!r} of {path.name} are missing",
+            f"tensor {tensor!r} lies there, and there is no such file beside the model",
+            "copy the data file into the model's folder, or export the model again as one file",
+        ) from error
     except (OSError, ValueError) as error:
         with contextlib.suppress(OSError, ValueError):
             if stat.S_ISLNK(os.lstat(part, dir_fd=folder).st_mode):

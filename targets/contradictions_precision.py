@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from targets.contradictions_engine import Choice, on_cpu, on_gpu, version
+from targets.contradictions_engine import Choice, on_cpu, on_gpu
+from targets.contradictions_tensorrt import version
 from targets.errors import Fault, nearest
 from targets.options import EngineOptions, OnnxRuntimeOptions, OpenVinoOptions, Precision, TensorRtOptions
 from targets.scheme import SCHEMES

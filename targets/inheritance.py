@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,21 +30,39 @@ class Layered:
         tables: The merged content, without ``extends``.
         ancestors: What it extends, the nearest first; empty where it stands alone.
         origins: Path of each key -> the file or bundled name that says it.
+        levels: What was there once each file was laid on top: its name and the tables, the farthest ancestor first.
     """
 
     subject: str
     tables: Tables
     ancestors: tuple[str, ...]
     origins: Mapping[tuple[str, ...], str]
+    levels: tuple[tuple[str, Tables], ...] = ()
 
-    def blame(self, fault: Fault) -> Fault:
-        """The fault with the file that holds the wrong key before its place, where more than one file has a say."""
+    def blame(self, faults: Iterable[Fault], check: Callable[[Tables], Iterable[Fault]]) -> list[Fault]:
+        """The faults with the file that brings each in before its place, where more than one file has a say.
+
+        That is the first with which the fault is there. It need not hold the key: an engine that a child chooses may
+        be wrong with the scheme that its parent chose. Then the file that holds the key is named too.
+
+        Args:
+            faults: What is wrong with all files together.
+            check: What is wrong with the tables of a level.
+        """
         if not self.ancestors:
-            return fault
+            return [*faults]
+        brought: dict[tuple[str, str], str] = {}
+        for name, tables in self.levels:
+            for fault in check(tables):
+                brought.setdefault((fault.where, fault.what), name)
+        return [self._blamed(fault, brought.get((fault.where, fault.what), self.subject)) for fault in faults]
+
+    def _blamed(self, fault: Fault, by: str) -> Fault:
         path = tuple(fault.where.split("."))
         longest = (path[:length] for length in range(len(path), 0, -1))
         origin = next((self.origins[part] for part in longest if part in self.origins), self.subject)
-        return Fault(where=f"{origin}: {fault.where}", what=fault.what, fix=fault.fix)
+        what = fault.what if by == origin else f"{fault.what} ({origin} says so, and {by} makes it wrong)"
+        return Fault(where=f"{by}: {fault.where}", what=what, fix=fault.fix)
 
 
 def bundled_names() -> tuple[str, ...]:
@@ -84,12 +102,20 @@ def read_layers(target: str, follow: Follow) -> Layered:
     subject = chain[0][0]
     tables: Tables = {}
     origins: dict[tuple[str, ...], str] = {}
+    levels: list[tuple[str, Tables]] = []
     for name, layer in reversed(chain):
         tables = _merged(tables, {key: value for key, value in layer.items() if key != EXTENDS}, (), name, origins)
+        levels.append((name, tables))
     if len(chain) > 1 and "name" not in chain[0][1]:
         tables.pop("name", None)  # results lie in a folder of that name: a child must not write into its parent's
         origins["name",] = subject
-    return Layered(subject=subject, tables=tables, ancestors=tuple(name for name, _ in chain[1:]), origins=origins)
+    return Layered(
+        subject=subject,
+        tables=tables,
+        ancestors=tuple(name for name, _ in chain[1:]),
+        origins=origins,
+        levels=tuple(levels),
+    )
 
 
 def _chain(target: str, follow: Follow) -> list[tuple[str, Tables]]:

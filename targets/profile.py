@@ -152,24 +152,32 @@ def _fitting(rows: Sequence[Detect]) -> str:
 
 def _checked(layered: Layered) -> TargetProfile:
     """The profile, when neither a key of it nor what the keys say together is wrong."""
-    faults: list[Fault] = []
-    profile: TargetProfile | None = None
-    try:
-        profile = _parse(TargetProfile, layered.tables)
-    except ValidationError as error:
-        faults += faults_of(error, TargetProfile)
-    faults += contradictions(layered.tables)
+    profile, faults = _profile_and_faults(layered.tables)
     if profile is None or faults:
-        raise faults_error(f"profile {layered.subject!r}", [layered.blame(fault) for fault in faults])
+        blamed = layered.blame(faults, lambda tables: _profile_and_faults(tables)[1])
+        raise faults_error(f"profile {layered.subject!r}", blamed)
     return profile
 
 
+def _profile_and_faults(tables: Mapping[str, Any]) -> tuple[TargetProfile | None, list[Fault]]:
+    profile, faults = _parsed(TargetProfile, tables)
+    return profile, [*faults, *contradictions(tables)]
+
+
 def _valid(kind: type[_S], layered: Layered) -> _S:
+    found, faults = _parsed(kind, layered.tables)
+    if found is None:
+        blamed = layered.blame(faults, lambda tables: _parsed(kind, tables)[1])
+        raise faults_error(f"profile {layered.subject!r}", blamed)
+    return found
+
+
+def _parsed(kind: type[_S], tables: Mapping[str, Any]) -> tuple[_S | None, list[Fault]]:
+    """What the tables say by themselves, or what is wrong with them."""
     try:
-        return _parse(kind, layered.tables)
+        return _parse(kind, tables), []
     except ValidationError as error:
-        faults = [layered.blame(fault) for fault in faults_of(error, kind)]
-        raise faults_error(f"profile {layered.subject!r}", faults) from error
+        return None, faults_of(error, kind)
 
 
 def _parse(kind: type[_S], tables: Mapping[str, Any]) -> _S:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from pipeline.benchmarking.deviceplacement import NotPlacedThere, placed_there
 from targets.engines.base import ENGINE_JSON
-from targets.engines.inspection import Inspection, check_precision
+from targets.engines.inspection import Inspection, asked_in, check_precision
 from targets.errors import DeviceError, DeviceLost, InputError
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ def _judged(build: EngineBuild, data: Mapping[str, Any]) -> tuple[Mapping[str, A
         key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in _FIELDS
     }
     try:
-        inspection = Inspection(**(known | {"requested_precision": build.precision}))
+        own = {"requested_precision": build.precision, "asked": asked_in(build.folder)}
+        inspection = Inspection(**(known | own))
         found = (*inspection.warnings, *check_precision(Path(build.file), inspection))
         found = tuple(dict.fromkeys(str(line) for line in found))
     except InputError as error:

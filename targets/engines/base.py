@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, ClassVar, Final, final
 
 import numpy as np
 
+from targets.engines.asked import asked_for
 from targets.engines.buildfile import ENGINE_JSON, Array, EngineBuild, Port, json_bytes, ports
-from targets.engines.inspection import INSPECT_JSON, Inspection, check_precision, precision_warnings
-from targets.engines.opened import parsed_once
+from targets.engines.inspection import INSPECT_JSON, Inspection, asked_in, check_precision, precision_warnings
+from targets.engines.opened import parsed_once, stored
 from targets.errors import EnvironmentFailure, Fault, InputError, faults_error
 from targets.files import write_atomic
 
@@ -150,7 +151,7 @@ class Engine(ABC):
         if any(out.iterdir()):
             raise InputError(f"{out} is not empty", "an engine is built into an empty folder", "give a new folder")
         build = self._build(model, profile, out, precision)
-        inspection = self._inspect(build)
+        inspection = replace(self._inspect(build), asked=asked_for(stored(model).model, precision))
         seen = (*inspection.warnings, *check_precision(model, inspection), *_lines(self._warn(model, profile)))
         write_atomic(out / INSPECT_JSON, json_bytes(replace(inspection, warnings=seen).to_json()))
         build.write()
@@ -162,7 +163,7 @@ class Engine(ABC):
 
         Its warnings are those of the engine; those of the model that it was built from are in ``inspect.json`` only.
         """
-        inspection = self._inspect(build)
+        inspection = replace(self._inspect(build), asked=asked_in(build.folder))
         return replace(inspection, warnings=(*inspection.warnings, *precision_warnings(inspection)))
 
     @final

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -55,6 +56,8 @@ class Inspection:
         weights_bytes: Size of all constants.
         weights: Bytes of constants by element type (numpy's name); empty where it is not known.
         subnormal_weights: Float constants that are subnormal numbers (slow on many CPUs).
+        asked: Convolutions and matrix products that the model wants in the asked precision; None where a precision
+            says nothing about single nodes, or the model is not known.
         inspected: Empty; or why nothing could be inspected, such as no GPU here: then ``compute`` and ``nodes`` say
             what the graph asks for (a node that reads activation and weight behind DequantizeLinear counts as int8).
         warnings: What is not as it should be and no reason to refuse, one line each.
@@ -77,12 +80,22 @@ class Inspection:
     fallbacks: tuple[str, ...] = ()
     reformats: int = 0
     weights: Mapping[str, int] = field(default_factory=dict)
+    asked: int | None = None
     inspected: str = ""
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The content of ``inspect.json``."""
         return {"schema": SCHEMA, **asdict(self)}
+
+
+def asked_in(folder: Path) -> int | None:
+    """What ``inspect.json`` in an engine's folder says of `Inspection.asked`; None where there is none."""
+    try:
+        found = json.loads((folder / INSPECT_JSON).read_text(encoding="utf-8")).get("asked")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if type(found) is int else None
 
 
 def overall(precisions: Mapping[str, int]) -> str:
@@ -172,10 +185,11 @@ def _warnings(found: Inspection) -> Iterator[str]:
         return
     total, wanted = found.compute["total"], _COMPUTES_IN.get(found.requested_precision)
     unseen = found.precisions.get("unknown", 0)
-    if wanted and (other := total - unseen - found.precisions.get(wanted, 0)) > 0:
+    asked = total if found.asked is None else min(found.asked, total)
+    if wanted and (missed := asked - unseen - found.precisions.get(wanted, 0)) > 0:
         others = {name: count for name, count in found.precisions.items() if count and name not in {wanted, "unknown"}}
         kinds = ", ".join(f"{count} in {name}" for name, count in others.items())
-        yield f"{other} of {total} convolutions and matrix products do not run in {wanted}: {kinds}"
+        yield f"{missed} of {asked} convolutions and matrix products do not run in {wanted} as asked: {kinds}"
     if unseen:
         yield f"{unseen} of {total} convolutions and matrix products lie in compiled parts: how they run is not seen"
     if elsewhere := found.compute.get("elsewhere", 0):

@@ -127,8 +127,9 @@ def _actual(layers: Iterable[Layer], compute: Mapping[str, Mapping[str, Any]]) -
 
 
 def _others(plan: BuildPlan, precision: Mapping[str, str]) -> list[str]:
-    """Convolutions and matrix products that are not in the asked precision."""
-    return [name for name, found in precision.items() if found not in {plan.precision, "unknown"}]
+    """Convolutions and matrix products that are not in the precision that the model asks for there."""
+    asked = {name: str(item["precision"]) for name, item in plan.compute.items()}
+    return [name for name, found in precision.items() if found not in {asked.get(name, plan.precision), "unknown"}]
 
 
 def _result(plan: BuildPlan, precision: Mapping[str, str], scope: str, runtime: str) -> dict[str, Any]:

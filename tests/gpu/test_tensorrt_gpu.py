@@ -18,9 +18,9 @@ import pytest
 from calibration.half import HalfSettings, convert_half
 from calibration.qdq import quantize_model
 from targets import machine
+from targets.contradictions_tensorrt import rtx_runs
 from targets.engines import engine
 from targets.engines.base import EngineBuild
-from targets.engines.tensorrt_check import RTX_GPUS
 from targets.engines.tensorrt_files import waiting_build, write_plan
 from targets.ondevice.cuda import gpu
 from targets.ondevice.tensorrt_module import driver_answers
@@ -66,13 +66,15 @@ def target(request: pytest.FixtureRequest) -> TargetProfile:
     name, found = request.param, gpu()
     if importlib.util.find_spec(name.replace("-", "_")) is None:
         pytest.skip(f"{name} is not installed here")
-    if name == "tensorrt-rtx" and found.compute_capability not in RTX_GPUS:
+    if name == "tensorrt-rtx" and not rtx_runs(found.compute_capability, named=True):
         pytest.skip(f"TensorRT-RTX does not run on {found.name} (compute capability {found.compute_capability})")
     plain = load_profile("x86-64-vnni")
     hardware = plain.hardware.model_copy(
         update={"arch": machine.arch(), "isa": (), "compute_capability": found.compute_capability}
     )
-    return plain.model_copy(update={"hardware": hardware, "engine": TensorRtOptions(name=name)})
+    named = (found.compute_capability,) if name == "tensorrt-rtx" else ()
+    options = TensorRtOptions(name=name, compute_capabilities=named)  # type: ignore[arg-type]
+    return plain.model_copy(update={"hardware": hardware, "engine": options})
 
 
 def _reference(build: EngineBuild, feed: dict[str, Any]) -> list[Any]:

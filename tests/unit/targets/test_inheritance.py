@@ -54,6 +54,17 @@ def test_another_engine_takes_nothing_over(tmp_path: Path) -> None:
     assert load_profile(_file(tmp_path, text)).engine.model_dump(exclude_defaults=True) == {"name": "openvino"}
 
 
+def test_the_file_that_brings_a_fault_in_is_blamed(tmp_path: Path) -> None:
+    """Promise: a child that changes only its engine is told so, though the key at fault stands in its parent."""
+    error = _refused(_file(tmp_path, CHILD + '[engine]\nname = "tensorrt"\n'))
+    assert "board.toml: quantization.scheme" in str(error)
+    assert "(raspberry-pi-5 says so, and board.toml makes it wrong)" in str(error)
+    middle = _file(tmp_path, CHILD.replace("board", "middle") + "[engine]\nthreads = 64\n", "middle.toml")
+    error = _refused(_file(tmp_path, f'name = "board"\nextends = "{Path(middle).name}"\n'))
+    assert "middle.toml: engine.threads" in str(error)
+    assert "board.toml:" not in str(error)
+
+
 def test_another_device_keeps_the_limits(tmp_path: Path) -> None:
     """Promise: only engines are replaced as a whole; a device's name changes nothing but the name."""
     child = load_profile(_file(tmp_path, CHILD + '[device]\nname = "pi5"\n'))

@@ -224,16 +224,21 @@ def test_external_data_outside_are_refused(tmp_path: Path, location: str) -> Non
 
 
 def test_external_data_behind_links_are_refused(tmp_path: Path) -> None:
-    """A link as the file or as a folder on the way is refused, a missing file and a folder too."""
+    """A link as the file or as a folder on the way is refused, a folder too."""
     (tmp_path / "link.bin").symlink_to("/etc/passwd")
     (tmp_path / "folder").symlink_to("/etc")
     for location in ("link.bin", "folder/passwd"):
         with pytest.raises(RefusedError, match="symbolic link"):
             open_onnx(written(tmp_path, external(tmp_path, location=location)))
     (tmp_path / "real").mkdir()
-    for location in ("missing.bin", "real"):
-        with pytest.raises(RefusedError, match="no such regular file"):
-            open_onnx(written(tmp_path, external(tmp_path, location=location)))
+    with pytest.raises(RefusedError, match="no such regular file"):
+        open_onnx(written(tmp_path, external(tmp_path, location="real")))
+
+
+def test_external_data_that_are_missing_are_no_attack(tmp_path: Path) -> None:
+    """Data that may lie where they are said to, and do not, are a fault of the input: exit code 3, not 4."""
+    with pytest.raises(InputError, match=r"'missing\.bin' of net\.onnx are missing"):
+        open_onnx(written(tmp_path, external(tmp_path, location="missing.bin")))
 
 
 @pytest.mark.parametrize("facts", [{"offset": "40"}, {"offset": "-4", "length": "4"}, {"length": "1000"}])

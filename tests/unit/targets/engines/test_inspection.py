@@ -74,6 +74,16 @@ def test_parts_and_copies_are_warnings() -> None:
     assert [line.split()[0] for line in lines] == ["2", "4", "8"]
 
 
+def test_layers_left_float_on_purpose_are_no_warning() -> None:
+    """What runs is counted against what the model asks for: layers it has in float are as they should be."""
+    found = {"int8": 7, "fp32": 2}
+    assert check_precision(MODEL, _inspection("int8", found, asked=7)) == ()
+    assert check_precision(MODEL, _inspection("fp16", {"fp16": 3, "fp32": 1}, asked=3)) == ()
+    [line] = check_precision(MODEL, _inspection("int8", found, asked=8))
+    assert line == "1 of 8 convolutions and matrix products do not run in int8 as asked: 2 in fp32"
+    assert check_precision(MODEL, _inspection("int8", {"int8": 6, "unknown": 1}, asked=7))[0].startswith("1 of 7")
+
+
 def test_weights_alone_are_checked_where_they_are_known() -> None:
     """An engine that was to store small weights and stores none is refused."""
     with pytest.raises(InputError, match="int4 weights"):
@@ -180,3 +190,35 @@ net (float[batch, 3, 8, 8] x) => (float[batch, 4, 6, 6] y)
     assert any("its activation is int8" in line and "'h'" in line for line in warnings)
     arm = engine("onnxruntime").warn(tmp_path / "s.onnx", load_profile("raspberry-pi-5"))
     assert arm == []
+
+
+def test_a_build_knows_which_layers_its_model_has_in_float(tmp_path: Path) -> None:
+    """Of a real build of a net with one layer spared, nothing is warned of, when it is built and when it is read."""
+    text = """
+<ir_version: 10, opset_import: ["" : 19]>
+net (float[batch, 8, 8, 8] x) => (float[batch, 8, 4, 4] y)
+<float s = {0.1}, uint8 z = {0}, int8[8, 8, 3, 3] w, float sw = {0.02}, int8 zw = {0}, float[8, 8, 3, 3] v>
+{
+    xq = QuantizeLinear (x, s, z)
+    xd = DequantizeLinear (xq, s, z)
+    wd = DequantizeLinear (w, sw, zw)
+    h = Conv (xd, wd)
+    hq = QuantizeLinear (h, s, z)
+    hd = DequantizeLinear (hq, s, z)
+    y = Conv (hd, v)
+}
+"""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.integers(-9, 9, (8, 8, 3, 3)).astype(np.int8), "v": rng.normal(size=(8, 8, 3, 3))}
+    for name, array in weights.items():
+        kept = array if array.dtype == np.int8 else array.astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(kept, name))
+    onnx.save(model, str(tmp_path / "s.onnx"))
+    build = engine("onnxruntime").build(
+        tmp_path / "s.onnx", load_profile("x86-64-vnni"), tmp_path / "e", precision="int8"
+    )
+    document = json.loads((build.folder / "inspect.json").read_text())
+    assert (document["asked"], document["precisions"]["int8"], document["precisions"]["fp32"]) == (1, 1, 1)
+    assert not [line for line in document["warnings"] if "do not run in int8" in line]
+    assert not [line for line in engine("onnxruntime").inspect(build).warnings if "do not run in int8" in line]
