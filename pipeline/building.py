@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
-from pipeline.candidates import DENSE, Offer, content, runtime_version
+from pipeline.candidates import DENSE, Offer, built_with, content
 from pipeline.plan import Node
 from pipeline.stages.build import BuildStage
 from pipeline.stages.calibrate import CalibrateStage
@@ -95,7 +95,7 @@ class _Maker:
             profile=offer.profile,
             source=self.data,
             task=self.recipe.task,
-            runtime_version=runtime_version(offer.profile.engine.name),
+            built_with=built_with(offer.profile.engine),
         )
         return Node(
             name=f"build:{offer.name}",
@@ -119,6 +119,7 @@ class _Maker:
             profile=offer.profile,
             seed=self.recipe.seed,
             threads=self.recipe.threads,
+            built_with=built_with(offer.profile.engine),
         )
         return Node(
             name="quantize" if first else f"quantize:{dialect}",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final, get_args
 
 from targets.costs import COSTS
 from targets.errors import Fault, nearest
-from targets.options import Precision
+from targets.ondevice.accelerators import accelerators
+from targets.options import EngineOptions, OnnxRuntimeOptions, OpenVinoOptions, Precision
 from targets.scheme import scheme
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 DENSE: Final = "dense-fp32"
 FLOATS: Final = frozenset({"fp32", "fp16", "bf16"})
 _IN_ORDER: Final[tuple[Precision, ...]] = get_args(Precision)
+_CPU_PROVIDERS: Final = frozenset({"CPUExecutionProvider", "XnnpackExecutionProvider"})
 _DISTRIBUTIONS: Final = {"openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}
 
 
@@ -115,3 +117,19 @@ def runtime_version(engine: str) -> str:
         return metadata.version(_DISTRIBUTIONS[engine]) if engine in _DISTRIBUTIONS else ""
     except metadata.PackageNotFoundError:
         return ""
+
+
+def built_with(engine: EngineOptions) -> str:
+    """What an engine that is built here, and its answers, depend on beside the stage's own tools.
+
+    That is the version of its runtime and, where another unit than the CPU computes, that unit and its driver: an
+    engine for a GPU, or an accuracy found on one, is none of another GPU or driver.
+    """
+    parts = [runtime_version(engine.name), accelerators() if _off_cpu(engine) else ""]
+    return " / ".join(part for part in parts if part)
+
+
+def _off_cpu(engine: EngineOptions) -> bool:
+    if isinstance(engine, OnnxRuntimeOptions):
+        return any(provider not in _CPU_PROVIDERS for provider in engine.providers)
+    return not isinstance(engine, OpenVinoOptions) or engine.device != "CPU"

@@ -8,6 +8,8 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+from targets.ondevice.accelerators import accelerators
+
 
 def arch() -> str:
     """The instruction set architecture: ``x86_64`` or ``aarch64``, else what the kernel says."""
@@ -49,5 +51,7 @@ def provides(required_arch: str, required_isa: Sequence[str]) -> bool:
 
 
 def fingerprint() -> str:
-    """What measurements on this machine are bound to: architecture, CPU and number of CPUs."""
-    return f"{arch()} / {cpu_model()} / {os.cpu_count()} CPUs"
+    """What measurements on this machine are bound to: architecture, CPU, number of CPUs, kernel, GPUs and drivers."""
+    plain = f"{arch()} / {cpu_model()} / {os.cpu_count()} CPUs / {platform.system()} {platform.release()}"
+    found = accelerators()
+    return f"{plain} / {found}" if found else plain

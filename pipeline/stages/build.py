@@ -34,7 +34,7 @@ class BuildStage(Stage[BuildInputs]):
         profile: The target.
         source: The data.
         task: Name of the task.
-        runtime_version: Of the engine's runtime, where it is none of ``tools``.
+        built_with: `pipeline.candidates.built_with`: what the engine depends on beside ``tools``.
     """
 
     name = "build"
@@ -47,7 +47,7 @@ class BuildStage(Stage[BuildInputs]):
     profile: TargetProfile
     source: DataSource
     task: str
-    runtime_version: str = ""
+    built_with: str = ""
 
     def run(self, src: BuildInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes engine file, ``engine.json`` and ``inspect.json``; returns accuracy and size.

@@ -40,6 +40,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
         profile: The target, for its scheme.
         seed: Seed of what is learned.
         threads: Threads of everything.
+        built_with: `pipeline.candidates.built_with`: what the engines that score depend on beside ``tools``.
     """
 
     name = "quantize"
@@ -55,6 +56,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
     profile: TargetProfile
     seed: int
     threads: int
+    built_with: str = ""
 
     def run(self, src: QuantizeInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the `QuantizedModel`."""

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from . import cpus, signals, surroundings, thermal
+from .accelerators import accelerators
 from .kernelfiles import Tree, integer
 from .supply import power_mode, read_supply
 
@@ -97,6 +98,7 @@ def machine_facts(root: str = "/") -> dict[str, Any]:
         "charging": supply.charging,
         "sensors": signals.describe(found),
         "gpu": signals.gpus(found),
+        "accelerators": accelerators(root) or None,
         "os": _os_name(tree),
         "kernel": tree.text("/proc/sys/kernel/osrelease") or platform.release(),
         "boot_id": tree.text("/proc/sys/kernel/random/boot_id") or None,
@@ -106,7 +108,9 @@ def machine_facts(root: str = "/") -> dict[str, Any]:
         "clock": {"realtime_s": time.time(), "monotonic_s": time.monotonic()},
         "malloc_env": {name: os.environ[name] for name in sorted(os.environ) if name.startswith("MALLOC_")},
     }
-    identity = "|".join(str(facts[key]) for key in ("arch", "cpu_model", "isa", "cores", "mem_total_bytes", "kernel"))
+    bound = ["arch", "cpu_model", "isa", "cores", "mem_total_bytes", "kernel"]
+    bound += ["accelerators"] if facts["accelerators"] else []
+    identity = "|".join(str(facts[key]) for key in bound)
     facts["fingerprint"] = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return facts
 

@@ -118,8 +118,18 @@ def test_schemes_of_equal_content_share_one_int8_model(tmp_path: Path, monkeypat
     assert made["build:trt-int8"] == ("quantize:trt", True)
     assert made["build:openvino-fp32"] == ("import", True)
     assert made["build:trt-fp16"] == ("convert:fp16", True)
-    assert (made["calibrate"][1], made["build:fp32"][1]) == (False, False)
+    assert (made["calibrate"][1], made["build:fp32"][1]) == (True, False)
     assert content("openvino") == content("ort-x86") != content("trt")
+
+
+def test_calibration_is_as_mandatory_as_what_needs_it(tmp_path: Path) -> None:
+    """Promise: a calibration that fails takes int8 with it and no more, unless the recipe names int8 or asks for it."""
+    named = recipe(tmp_path, 'build.candidates=["fp32", "int8"]')
+    assert nodes(named, profile())["calibrate"][1] is False
+    assert "calibrate" not in nodes(recipe(tmp_path, 'build.candidates=["fp32"]'), profile())
+    for stage in ("calibrate", "quantize"):
+        plan = compose(recipe(tmp_path), profile(), until=stage)
+        assert {node.name: node.optional for node in plan.nodes}["calibrate"] is False
 
 
 def test_other_costs_are_another_int8_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,3 +193,24 @@ def test_a_runtime_that_is_not_installed_has_no_version(monkeypatch: pytest.Monk
     monkeypatch.setattr(metadata, "version", missing)
     assert runtime_version("openvino") == ""
     assert runtime_version("onnxruntime") == ""
+
+
+def test_what_is_built_for_a_gpu_is_bound_to_it_and_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: after a swap of the GPU or an update of its driver no old engine or accuracy of one is reused."""
+    from pipeline import candidates
+    from targets.options import OnnxRuntimeOptions, OpenVinoOptions, TensorRtOptions
+
+    cuda = OnnxRuntimeOptions(name="onnxruntime", providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+    on_units = [
+        TensorRtOptions(name="tensorrt"),
+        TensorRtOptions(name="tensorrt-rtx", compute_capabilities=("8.6",)),
+        cuda,
+        OpenVinoOptions(name="openvino", device="GPU"),
+    ]
+    on_cpus = [OnnxRuntimeOptions(name="onnxruntime"), OpenVinoOptions(name="openvino")]
+    told = []
+    for line in ("driver 1; NVIDIA L4", "driver 2; NVIDIA L4"):
+        monkeypatch.setattr(candidates, "accelerators", lambda line=line: line)
+        told.append([candidates.built_with(engine) for engine in (*on_units, *on_cpus)])
+    assert all(one != other for one, other in zip(told[0][:4], told[1][:4], strict=True))
+    assert told[0][4:] == told[1][4:]

@@ -74,11 +74,15 @@ def test_provides(arch: str, isa: list[str], *, provided: bool, monkeypatch: pyt
 
 
 def test_fingerprint_tells_machines_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another CPU or another number of CPUs is another machine for measurements."""
+    """Another CPU, number of CPUs, kernel, GPU or driver is another machine for measurements."""
     _cpuinfo(monkeypatch, X86)
     first = machine.fingerprint()
     monkeypatch.setattr("os.cpu_count", lambda: 97)
     second = machine.fingerprint()
     machine.cpu_model.cache_clear()
     _cpuinfo(monkeypatch, ARM)
-    assert len({first, second, machine.fingerprint()}) == 3
+    third = machine.fingerprint()
+    monkeypatch.setattr(platform, "release", lambda: "99.1")
+    fourth = machine.fingerprint()
+    monkeypatch.setattr(machine, "accelerators", lambda: "driver 1; NVIDIA L4")
+    assert len({first, second, third, fourth, machine.fingerprint()}) == 5

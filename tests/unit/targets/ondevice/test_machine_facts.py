@@ -23,6 +23,7 @@ EVERY_KEY = {
     "emulated", "container", "wsl", "cgroup_cpu_max", "cgroup_nr_throttled", "governor", "no_turbo", "freq_khz",
     "temp_c", "thermal_critical", "throttle", "power_mode", "ac_power", "battery_pct", "charging", "sensors", "gpu",
     "os", "kernel", "boot_id", "python", "psi_cpu_some_avg10", "loadavg_1min", "clock", "malloc_env", "fingerprint",
+    "accelerators",
 }  # fmt: skip
 
 
