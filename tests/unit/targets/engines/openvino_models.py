@@ -71,3 +71,10 @@ def described(precision: Precision, device: str = "CPU") -> EngineBuild:
         outputs=(),
         sha256="",
     )
+
+
+def computes_in(dtype: str) -> bool:
+    """Whether OpenVINO computes in ``dtype`` (``BF16``, ``FP16``) on this CPU."""
+    from targets.ondevice.openvino_module import import_openvino
+
+    return dtype in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
