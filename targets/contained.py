@@ -10,6 +10,7 @@ from typing import BinaryIO, Final
 
 from targets.errors import InputError, RefusedError
 
+_NO_FILES: Final = ("://", "_ORT_MEM_ADDR_")
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -31,6 +32,8 @@ def open_contained(path: Path, tensor: str, location: str) -> BinaryIO:
     outside = PurePosixPath(location).is_absolute() or ".." in parts or bool(PureWindowsPath(location).drive)
     if not parts or outside or "\\" in location or "\0" in location:
         raise refused(path, tensor, location, "external data must lie in the model's own folder")
+    if parts[0].startswith("~") or any(word in location for word in _NO_FILES):
+        raise refused(path, tensor, location, "it names a home folder, a URL or a runtime's memory, not a file")
     with contextlib.ExitStack() as stack:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, folder)

@@ -97,7 +97,7 @@ def place(tmp_path: Path) -> Path:
 
 LOCATIONS = [
     "../secret.bin", "good/../../secret.bin", "/proc/self/environ", "/proc/self/mem", "link.bin", "folder/secret.bin",
-    "hard.bin", "pipe.bin", "good", "*/_ORT_MEM_ADDR_/*", "HARD.BIN", "a\0b", "C:\\secret.bin", "C:secret.bin",
+    "hard.bin", "pipe.bin", "good", "*/_ORT_MEM_ADDR_/*", "a\0b", "C:\\secret.bin", "C:secret.bin",
     "..\\secret.bin", "", ".", "~/secret.bin", "file:///etc/passwd",
 ]  # fmt: skip
 
