@@ -12,6 +12,7 @@ from pipeline.stages.build import BuildStage
 from pipeline.stages.calibrate import CalibrateStage
 from pipeline.stages.convert import ConvertStage
 from pipeline.stages.quantize import QuantizeStage
+from pipeline.tasks import Task
 from targets.scheme import scheme
 
 if TYPE_CHECKING:
@@ -37,12 +38,15 @@ class Building:
         return tuple(f"build:{name}" for name in self.models)
 
 
-def building(recipe: Recipe, data: DataSource, offers: Sequence[Offer], *, model: str, reference: str) -> Building:
+def building(
+    recipe: Recipe, data: DataSource, task: Task, offers: Sequence[Offer], *, model: str, reference: str
+) -> Building:
     """Nodes that make a model for each offer and build it; models of equal content are made once.
 
     Args:
         recipe: How to calibrate, quantise and convert.
         data: Samples for that, and to score what was built.
+        task: What the model is for.
         offers: The candidates, in order of challenge.
         model: The node that makes the float model to build.
         reference: The node that makes the uncompressed one, which all are judged against.
@@ -51,6 +55,7 @@ def building(recipe: Recipe, data: DataSource, offers: Sequence[Offer], *, model
     maker = _Maker(
         recipe=recipe,
         data=data,
+        task=task,
         model=model,
         reference=reference,
         int8_optional=not any(offer.mandatory for offer in int8),
@@ -65,6 +70,7 @@ def building(recipe: Recipe, data: DataSource, offers: Sequence[Offer], *, model
 class _Maker:
     recipe: Recipe
     data: DataSource
+    task: Task
     model: str
     reference: str
     int8_optional: bool  # no recipe names one: what only they need is no more mandatory than they are
@@ -94,7 +100,7 @@ class _Maker:
             precision=offer.precision,
             profile=offer.profile,
             source=self.data,
-            task=self.recipe.task,
+            task=self.task,
             built_with=built_with(offer.profile.engine),
         )
         return Node(
@@ -113,7 +119,7 @@ class _Maker:
         first = "quantize" not in self.made.values()
         stage = QuantizeStage(
             source=self.data,
-            task=self.recipe.task,
+            task=self.task.alone,
             quantize=self.recipe.quantize.model_copy(update={"formats": "auto"}),  # no matter here
             accuracy_drop=self.recipe.budget.accuracy_drop,
             profile=offer.profile,
@@ -138,7 +144,7 @@ class _Maker:
         wanted = self.recipe.quantize
         stage = CalibrateStage(
             source=self.data,
-            task=self.recipe.task,
+            task=self.task.alone,
             samples=wanted.samples,
             min_samples=wanted.min_samples,
             observe=wanted.observe,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.data.source import DataSource, FileRef
     from pipeline.recipe import Recipe
     from pipeline.stages.base import Stage
+    from pipeline.tasks import Task
     from pipeline.usercode import FactoryRef
     from targets.profile import TargetProfile
 
@@ -32,6 +33,7 @@ class Chain:
         recipe: Which links there are.
         profile: What pays on the target.
         data: The user's data.
+        task: What the model is for.
         factory: Makes the user's model.
         weights: Its trained weights; None where the recipe trains it.
     """
@@ -39,6 +41,7 @@ class Chain:
     recipe: Recipe
     profile: TargetProfile
     data: DataSource
+    task: Task
     factory: FactoryRef
     weights: FileRef | None
 
@@ -87,7 +90,7 @@ class Chain:
         return {
             "factory": self.factory,
             "source": self.data,
-            "task": recipe.task,
+            "task": self.task,
             "seed": recipe.seed,
             "threads": recipe.threads,
         }

@@ -19,6 +19,7 @@ from pipeline.stages.data import DataStage
 from pipeline.stages.gate import GateStage
 from pipeline.stages.import_onnx import ImportStage, external_files
 from pipeline.stages.report import ReportStage
+from pipeline.tasks import Task, find_task
 from pipeline.usercode import FactoryRef, find_factory
 from targets.errors import Fault, faults_error
 from targets.profile import LOCAL, DeviceSection, TargetProfile
@@ -31,6 +32,7 @@ class _Sources:
     """The user's files and functions, found and hashed."""
 
     data: DataSource
+    task: Task
     model: FactoryRef | FileRef  # a factory, or an ONNX file
     weights: FileRef | None
     external: tuple[FileRef, ...]  # of an ONNX file
@@ -75,13 +77,13 @@ def _wherever(profile: TargetProfile) -> TargetProfile:
 def _all_stages(recipe: Recipe, profile: TargetProfile, anywhere: TargetProfile) -> Plan:
     sources = _find_sources(recipe)
     nodes = [_data_node(recipe, sources)]
-    floats = _onnx_nodes(recipe, sources) if recipe.model.onnx else _torch_nodes(recipe, sources, anywhere)
+    floats = _onnx_nodes(sources) if recipe.model.onnx else _torch_nodes(recipe, sources, anywhere)
     nodes += floats
     reference, best = _float_models(nodes)
     offered = offers(recipe, anywhere, compressed=reference != best)
     if isinstance(offered, Fault):
         raise faults_error(f"recipe {recipe.name!r}", [offered])
-    built = building(recipe, sources.data, offered, model=best, reference=reference)
+    built = building(recipe, sources.data, sources.task, offered, model=best, reference=reference)
     told = tuple(node.name for node in nodes)
     closing = _closing_nodes(recipe, sources, profile, built, reference, told=told)
     return Plan(nodes=(*nodes, *built.nodes, *closing))
@@ -89,7 +91,7 @@ def _all_stages(recipe: Recipe, profile: TargetProfile, anywhere: TargetProfile)
 
 def _find_sources(recipe: Recipe) -> _Sources:
     faults: list[Fault] = []
-    data = find_data(recipe)
+    data, task = find_data(recipe), find_task(recipe)
     model: FactoryRef | FileRef | Fault
     if recipe.model.onnx:
         model = find_file(recipe.resolve(recipe.model.onnx), "model.onnx")
@@ -97,11 +99,11 @@ def _find_sources(recipe: Recipe) -> _Sources:
         model = find_factory(recipe.model.factory, recipe.folder, recipe.model.args, "model.factory")
     weights = find_file(recipe.resolve(recipe.model.weights), "model.weights") if recipe.model.weights else None
     faults += [item for item in (model, weights) if isinstance(item, Fault)]
-    faults += data if isinstance(data, list) else []
-    if faults or isinstance(data, list) or isinstance(model, Fault) or isinstance(weights, Fault):
+    faults += [fault for found in (data, task) if isinstance(found, list) for fault in found]
+    if isinstance(data, list) or isinstance(task, list) or isinstance(model, Fault) or isinstance(weights, Fault):
         raise faults_error(f"recipe {recipe.name!r}", faults)
     external = _external_data(model) if isinstance(model, FileRef) else ()
-    return _Sources(data=data, model=model, weights=weights, external=external)
+    return _Sources(data=data, task=task, model=model, weights=weights, external=external)
 
 
 def _external_data(model: FileRef) -> tuple[FileRef, ...]:
@@ -118,19 +120,26 @@ def _node(name: str, title: str, stage: Stage[Any], **inputs: Source) -> Node:
 
 def _data_node(recipe: Recipe, sources: _Sources) -> Node:
     needed = ("train", "validation") if recipe.train or recipe.distill else ("validation",)
-    stage = DataStage(source=sources.data, task=recipe.task, splits=needed)
+    stage = DataStage(source=sources.data, task=sources.task, splits=needed)
     return _node("data", "check the data", stage)
 
 
-def _onnx_nodes(recipe: Recipe, sources: _Sources) -> list[Node]:
+def _onnx_nodes(sources: _Sources) -> list[Node]:
     assert isinstance(sources.model, FileRef)
-    stage = ImportStage(onnx=sources.model, external=sources.external, source=sources.data, task=recipe.task)
+    stage = ImportStage(onnx=sources.model, external=sources.external, source=sources.data, task=sources.task)
     return [_node("import", "check the ONNX model", stage, data="data")]
 
 
 def _torch_nodes(recipe: Recipe, sources: _Sources, profile: TargetProfile) -> list[Node]:
     assert isinstance(sources.model, FactoryRef)
-    chain = Chain(recipe=recipe, profile=profile, data=sources.data, factory=sources.model, weights=sources.weights)
+    chain = Chain(
+        recipe=recipe,
+        profile=profile,
+        data=sources.data,
+        task=sources.task.alone,
+        factory=sources.model,
+        weights=sources.weights,
+    )
     return list(chain.nodes())
 
 
@@ -160,7 +169,7 @@ def _closing_nodes(
     benchmark = BenchmarkStage(
         source=sources.data,
         profile=profile,
-        task=recipe.task,
+        task=sources.task,
         device=name,
         fingerprint="",
         mode=wanted.mode,
@@ -171,12 +180,12 @@ def _closing_nodes(
     )
     gate = GateStage(budget=recipe.budget, profile=anywhere)
     unnamed = profile.model_copy(update={"device": profile.device.model_copy(update={"name": LOCAL})})
-    bundle = BundleStage(recipe_name=recipe.name, profile=unnamed, source=sources.data, task=recipe.task)
+    bundle = BundleStage(recipe_name=recipe.name, profile=unnamed, source=sources.data, task=sources.task)
     report = ReportStage(
         recipe=recipe.model_dump(mode="json", include=_REPORTED),
         profile=profile,
         source=sources.data,
-        task=recipe.task,
+        task=sources.task,
         models=built.models,
     )
     chosen = Chosen(verdict="gate", among=builds)

@@ -44,7 +44,8 @@ class Candidate:
     Attributes:
         name: Its name.
         precision: ``fp32``, ``int8``, ...
-        accuracy: On the validation split.
+        accuracy: The task's metric on the validation split.
+        metric: Its name.
         scored_on: The device that accuracy was measured on; empty for the machine that built the engine.
         size_bytes: The engine file.
         latency_ms: Median latency; None when not measured.
@@ -66,6 +67,7 @@ class Candidate:
     scored_on: str = ""
     unmeasured: str = ""
     runs_by: str = ""
+    metric: str = "accuracy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +217,7 @@ def _excesses(candidate: Candidate, reference: Candidate, budget: BudgetSection)
     if candidate.accuracy < floor - _ROUNDING:
         where = f" on device {candidate.scored_on}" if candidate.scored_on else ""
         text = (
-            f"accuracy {candidate.accuracy:.4f}{where} is below the floor {floor:.4f} "
+            f"{candidate.metric} {candidate.accuracy:.4f}{where} is below the floor {floor:.4f} "
             f"(reference {reference.accuracy:.4f})"
         )
         found.append(_Excess(text=text, ratio=(floor - candidate.accuracy) / max(budget.accuracy_drop, 0.001)))

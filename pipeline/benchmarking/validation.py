@@ -26,10 +26,12 @@ def validation_of(recipe: Path, engine: Path) -> tuple[Labelled, Task]:
     from pipeline.data.source import DataSource, find_data
     from pipeline.recipe import load_recipe
     from pipeline.stages.import_onnx import bind_to_onnx
-    from pipeline.tasks import TASKS
+    from pipeline.tasks import find_task
 
     loaded = load_recipe(recipe)
-    task = TASKS[loaded.task]
+    task = find_task(loaded)
+    if isinstance(task, list):
+        raise faults_error(f"recipe {loaded.name!r}", task)
     if not task.needs_labels:
         raise InputError(
             f"task {task.name!r} cannot score a bundle alone",

@@ -96,7 +96,7 @@ def dropped_line(event: CandidateDropped) -> str:
 
 def _figures(results: Mapping[str, object]) -> list[str]:
     formats = {
-        "accuracy": "accuracy {:.4f}",
+        "accuracy": f"{results.get('metric', 'accuracy')} {{:.4f}}",
         "parameters": "{:,} parameters",
         "macs": "{:,} MACs",
         "size_bytes": "{:,} bytes",

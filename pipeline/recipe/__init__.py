@@ -6,6 +6,7 @@ from pipeline.recipe.delivery import BenchmarkSection, BudgetSection, BuildSecti
 from pipeline.recipe.distillation import DistillSection
 from pipeline.recipe.document import Recipe
 from pipeline.recipe.load import load_recipe, recipe_schema
+from pipeline.recipe.metrics import MetricsSection
 from pipeline.recipe.pruning import PruneSection
 from pipeline.recipe.quantization import QuantizeSection
 from pipeline.recipe.source import DataSection, ModelSection
@@ -19,6 +20,7 @@ __all__ = [
     "DistillSection",
     "ExportSection",
     "LearningSection",
+    "MetricsSection",
     "ModelSection",
     "PruneSection",
     "QuantizeSection",

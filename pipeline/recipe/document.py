@@ -11,6 +11,7 @@ from pydantic import Field
 from pipeline.recipe.base import Section
 from pipeline.recipe.delivery import BenchmarkSection, BudgetSection, BuildSection, ExportSection
 from pipeline.recipe.distillation import DistillSection
+from pipeline.recipe.metrics import MetricsSection
 from pipeline.recipe.pruning import PruneSection
 from pipeline.recipe.quantization import QuantizeSection
 from pipeline.recipe.source import DataSection, ModelSection
@@ -28,6 +29,7 @@ class Recipe(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     task: Literal["classification", "fidelity"]
+    metrics: MetricsSection = MetricsSection()
     targets: Annotated[list[str], Field(min_length=1)] = ["host"]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     threads: Annotated[int, Field(ge=1, le=256, description="threads of training and calibration on this machine")] = 2

@@ -12,6 +12,7 @@ from pipeline.artifacts import Artifact, CandidateBuild, QuantizedModel
 from pipeline.events import CandidateDropped
 from pipeline.reporting.measured import campaign_conditions, measured_part, not_included, timeline
 from pipeline.reporting.verdicts import verdict_sentence
+from pipeline.tasks.names import is_share
 from targets.profile import TargetProfile, profile_names
 
 TITLES: Final = {
@@ -48,7 +49,7 @@ class RunFacts:
         raw: All its samples, as `pipeline.benchmarking.raw.read_raw` gives them.
         verdict: Results of the gate.
         builds: The candidates, the uncompressed one first.
-        test_accuracy: By candidate, where the test split was read.
+        test_scores: All metrics by candidate (`Task.scores`), where the test split was read.
         samples: Samples by split.
         dropped: Candidates that could not be had.
         models: For each candidate the node whose model it is built from.
@@ -61,7 +62,7 @@ class RunFacts:
     campaign: Mapping[str, Any] | None
     verdict: Mapping[str, Any]
     builds: Sequence[CandidateBuild]
-    test_accuracy: Mapping[str, float]
+    test_scores: Mapping[str, Mapping[str, Any]]
     samples: Mapping[str, int]
     raw: Sequence[Mapping[str, Any]] = ()
     dropped: Sequence[CandidateDropped] = ()
@@ -149,7 +150,7 @@ def _stage(stage: Artifact, candidates: Sequence[Mapping[str, Any]]) -> dict[str
     results = stage.results
     engine = next((row for row in candidates if stage.node == f"build:{row['name']}"), {})
     metrics = {name: value for name in _METRICS if (value := results.get(name, engine.get(name))) is not None}
-    known = {*metrics, "curve", "widths"}
+    known = {*metrics, "curve", "widths", "metric", "beside"}
     return {
         "stage": stage.node,
         "title": _title(stage.node),
@@ -167,14 +168,16 @@ def _title(node: str) -> str:
 
 def _candidate(build: CandidateBuild, facts: RunFacts) -> dict[str, Any]:
     name = _name(build)
-    model = _model_behind(name, facts)
+    model, tested = _model_behind(name, facts), facts.test_scores.get(name, {})
     row: dict[str, Any] = {
         "name": name,
         "precision": build.results["precision"],
         "engine": build.results.get("engine", ""),
         "answers_by": build.results.get("answers_by", ""),
         "accuracy": build.results["accuracy"],
-        "accuracy_test": facts.test_accuracy.get(name),
+        "accuracy_test": tested.get("accuracy"),
+        "beside": dict(build.results.get("beside", {})),
+        "beside_test": dict(tested.get("beside", {})),
         "size_bytes": build.results["size_bytes"],
         "parameters": model.get("parameters"),
         "macs": model.get("macs"),
@@ -220,11 +223,12 @@ def _change(facts: RunFacts, shipped: Mapping[str, Any], reference: Mapping[str,
     """What compression cost, from the answers that the gate judged by."""
     on_device = shipped.get("accuracy_device") is not None and reference.get("accuracy_device") is not None
     key = "accuracy_device" if on_device else "accuracy"
-    points = (shipped[key] - reference[key]) * 100
+    change = shipped[key] - reference[key]
+    told = f"{change * 100:+.2f} points" if is_share(facts.metric) else f"{change:+.4f}"
     where = "validation" + (f", by {shipped['answers_by']}" if shipped["answers_by"] and not on_device else "")
     if on_device and facts.campaign:
         where += f", on device {facts.campaign['device'].get('id')}"
-    return f"{facts.metric} {shipped[key]:.4f} on {where} ({points:+.2f} points against {reference['name']})"
+    return f"{facts.metric} {shipped[key]:.4f} on {where} ({told} against {reference['name']})"
 
 
 def _grade(shipped: Mapping[str, Any]) -> str:
@@ -251,7 +255,7 @@ def _engine_warnings(facts: RunFacts) -> list[dict[str, str]]:
         for line, names in said.items()
     ]
     for by, names in stand_ins.items():
-        text = f"not run here: {', '.join(names)}; accuracy here and golden answers are by {by}"
+        text = f"not run here: {', '.join(names)}; {facts.metric} here and golden answers are by {by}"
         found.append(_warning("W-STAND-IN", text, "measure on a registered device: --device NAME"))
     return found
 

@@ -118,6 +118,8 @@ class Candidate(_Data):
         unmeasured: Why it was not measured, where others were.
         accuracy: The task's metric on the validation split.
         accuracy_test: The same on the test split, read once at the end.
+        beside: Further metrics on the validation split, by name.
+        beside_test: The same on the test split.
         size_bytes: The engine file.
         parameters: Number of parameters.
         macs: Multiply-accumulates of one sample.
@@ -149,6 +151,8 @@ class Candidate(_Data):
     unmeasured: str = ""
     accuracy: float | None = None
     accuracy_test: float | None = None
+    beside: dict[str, float] = {}
+    beside_test: dict[str, float] = {}
     size_bytes: int | None = None
     parameters: int | None = None
     macs: int | None = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.reporting import text
 
@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from pipeline.reporting.schema import Candidate, RunReport, Stage, StageMetrics
 
 
+_Row: TypeAlias = "tuple[str, Callable[[Candidate], str]]"
+
+
 def candidate_rows(report: RunReport) -> list[tuple[str, list[str]]]:
     """Label and one cell for each candidate."""
     metric, test = report.task.metric, report.test
-    rows: list[tuple[str, Callable[[Candidate], str]]] = [
+    rows: list[_Row] = [
         ("engine", lambda c: c.engine or text.NONE),
         ("latency", lambda c: text.interval(c.latency_ms, "ms")),
         ("speed", lambda c: text.speedup(c.vs_reference)),
@@ -27,6 +30,7 @@ def candidate_rows(report: RunReport) -> list[tuple[str, list[str]]]:
         ("answers by", lambda c: c.answers_by or text.NONE),
         (f"{metric} on the device", lambda c: text.score(c.accuracy_device, metric)),
         (f"{test.split} {metric}", lambda c: text.score_interval(c.accuracy_test, metric, test.samples)),
+        *_beside_rows(report),
         ("size", lambda c: text.size(c.size_bytes)),
         ("parameters", lambda c: text.count(c.parameters)),
         ("MACs", lambda c: text.count(c.macs)),
@@ -39,6 +43,23 @@ def candidate_rows(report: RunReport) -> list[tuple[str, list[str]]]:
     ]
     filled = [(label, [cell(candidate) for candidate in report.candidates]) for label, cell in rows]
     return [(label, cells) for label, cells in filled if any(cell != text.NONE for cell in cells)]
+
+
+def _beside_rows(report: RunReport) -> list[_Row]:
+    """A row for each further metric and split."""
+    names = dict.fromkeys(name for candidate in report.candidates for name in candidate.beside)
+
+    def row(split: str, name: str, found: Callable[[Candidate], Mapping[str, float]]) -> _Row:
+        return f"{split} {name}", lambda c: text.score(found(c).get(name), name)
+
+    return [
+        row(split, name, found)
+        for name in names
+        for split, found in (
+            (report.validation.split, lambda c: c.beside),
+            (report.test.split, lambda c: c.beside_test),
+        )
+    ]
 
 
 def _percentile(value: float | None, note: str) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.reporting.schema_measured import Comparison, Interval
+from pipeline.tasks.names import is_counted, is_share
 
 NONE: Final = "\N{EN DASH}"  # says "no value"
 BY_PROCESS: Final = "by process"  # opens the note of a percentile that differs from process to process
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
-_RATIO_METRICS: Final = frozenset({"accuracy", "top1", "top5", "f1", "precision", "recall", "miou", "map", "auroc"})
 _USELESS: Final = 10  # an interval that reaches so many times the value says nothing in figures
 _Z95: Final = 1.959964
 _SECRETS: Final = (
@@ -126,11 +126,11 @@ def score(value: float | None, metric: str) -> str:
     """A metric: shares as ``98.3 %``, others with four digits."""
     if value is None:
         return NONE
-    return f"{value * 100:.1f} %" if metric.lower() in _RATIO_METRICS else number(value, 4)
+    return f"{value * 100:.1f} %" if is_share(metric) else number(value, 4)
 
 
 def score_interval(value: float | None, metric: str, samples: int | None) -> str:
-    """An accuracy with its 95 % Wilson interval (JASA 22, 1927, p. 209) where the number of samples is known."""
+    """A metric with its 95 % Wilson interval (JASA 22, 1927, p. 209) where the number of samples is known."""
     bounds = wilson(value, metric, samples)
     if bounds is None:
         return score(value, metric)
@@ -139,7 +139,7 @@ def score_interval(value: float | None, metric: str, samples: int | None) -> str
 
 def wilson(value: float | None, metric: str, samples: int | None) -> tuple[float, float] | None:
     """95 % Wilson interval of a share of ``samples`` answers; None where the metric is no such share."""
-    if value is None or not samples or metric.lower() not in {"accuracy", "top1", "top5"} or not 0 <= value <= 1:
+    if value is None or not samples or not is_counted(metric) or not 0 <= value <= 1:
         return None
     shrink = 1 + _Z95**2 / samples
     centre = (value + _Z95**2 / (2 * samples)) / shrink
@@ -151,7 +151,7 @@ def points(new: float | None, old: float | None, metric: str) -> str:
     """The change of a metric: ``-0.3 points`` for shares."""
     if new is None or old is None:
         return NONE
-    if metric.lower() in _RATIO_METRICS:
+    if is_share(metric):
         return f"{round((new - old) * 100, 1) + 0.0:+.1f} points"
     return f"{new - old:+.3g}"
 

@@ -12,7 +12,7 @@ from pipeline.artifacts import CandidateBuild, DatasetInfo, Measurement
 from pipeline.candidates import profile_of
 from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
-from pipeline.tasks import TASKS
+from pipeline.tasks import Task
 from targets.errors import DeviceError
 from targets.profile import TargetProfile
 
@@ -43,7 +43,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
     Attributes:
         source: The data.
         profile: The target.
-        task: Name of the task.
+        task: What the model is for.
         device: Name of the device that is measured.
         fingerprint: What that device is.
         mode: How thorough.
@@ -62,7 +62,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
 
     source: DataSource
     profile: TargetProfile
-    task: str
+    task: Task
     device: str
     fingerprint: str
     mode: Literal["quick", "default", "rigorous"]
@@ -82,9 +82,11 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         split = bind_to_onnx(data["validation"], src.builds[0].read_json("engine.json"))
         target = device(self.device)
         builds, unmeasured = self._measurable(src.builds, target)
-        comparable = TASKS[self.task].needs_labels or builds[0] is src.builds[0]
+        comparable = self.task.needs_labels or builds[0] is src.builds[0]
         if self.accuracy_on_device and not comparable:
-            context.warn(f"accuracy is not measured on {self.device}: the engine to compare with does not run there")
+            context.warn(
+                f"{self.task.metric} is not measured on {self.device}: the engine to compare with does not run there"
+            )
         wanted = self.accuracy_on_device and comparable
         accuracy = self._accuracy(builds, split, target, context) if wanted else {}
         begin = _ACCURACY_SHARE if accuracy else 0.0
@@ -148,7 +150,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         return score_on_device(
             {candidate_name(build): build.folder for build in builds},
             Labelled(inputs=split.inputs, labels=split.labels),
-            TASKS[self.task],
+            self.task,
             target,
             context.scratch,
             required=self.required,

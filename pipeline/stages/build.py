@@ -10,7 +10,7 @@ from typing import Any, ClassVar, final
 from pipeline.artifacts import CandidateBuild, DatasetInfo, OnnxModel
 from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
-from pipeline.tasks import TASKS
+from pipeline.tasks import Task
 from targets.options import Precision
 from targets.profile import TargetProfile
 
@@ -33,7 +33,7 @@ class BuildStage(Stage[BuildInputs]):
         precision: What the candidate claims to be; an engine that is not what it claims is an error.
         profile: The target.
         source: The data.
-        task: Name of the task.
+        task: What the model is for.
         built_with: `pipeline.candidates.built_with`: what the engine depends on beside ``tools``.
     """
 
@@ -46,17 +46,17 @@ class BuildStage(Stage[BuildInputs]):
     precision: Precision
     profile: TargetProfile
     source: DataSource
-    task: str
+    task: Task
     built_with: str = ""
 
     def run(self, src: BuildInputs, out: Path, context: Context) -> Mapping[str, Any]:
-        """Writes engine file, ``engine.json`` and ``inspect.json``; returns accuracy and size.
+        """Writes engine file, ``engine.json`` and ``inspect.json``; returns metrics and size.
 
-        Where the engine does not run here, accuracy is by ONNX Runtime on the same graph, and ``answers_by`` says so.
+        Where the engine does not run here, they are by ONNX Runtime on the same graph, and ``answers_by`` says so.
         """
         from pipeline.benchmarking.modules import note_modules
         from pipeline.stages.answers import STAND_IN, stands_in
-        from pipeline.stages.evaluate import evaluate
+        from pipeline.stages.evaluate import answered
         from pipeline.stages.inference import build_engine
 
         summary = build_engine(src.model.model, self.profile, self.precision, out)
@@ -64,18 +64,18 @@ class BuildStage(Stage[BuildInputs]):
         inspection = summary["inspection"]
         name = f"the {self.precision} engine of {self.profile.engine.name}"
         instead = stands_in(out, self.profile)
-        said = [*inspection["warnings"]] + ([f"its accuracy is by {STAND_IN} ({instead})"] if instead else [])
+        said = [*inspection["warnings"]] + ([f"its {self.task.metric} is by {STAND_IN} ({instead})"] if instead else [])
         if said:
             context.warn(f"{name}: {'; '.join(said)}")
         context.progress(0.5, "scoring the engine on the validation split")
         data = context.data.checked(self.source, src.data)
-        accuracy = evaluate(out, "validation", src.reference, self.profile, TASKS[self.task], data, context.scratch)
+        found = answered(out, "validation", src.reference, self.profile, self.task, data, context.scratch)
         return {
             "engine": self.profile.engine.name,
             "precision": self.precision,
             "answers_by": f"{STAND_IN} ({instead})" if instead else "",
             "warnings": list(inspection["warnings"]),
-            "accuracy": accuracy,
+            **self.task.scores(found.outputs, found.labels, found.reference),
             "size_bytes": (out / summary["engine"]["file"]).stat().st_size,
             "nodes": sum(inspection["nodes"].values()),
             "int8_nodes": sum(inspection["int8_nodes"].values()),

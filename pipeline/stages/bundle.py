@@ -12,7 +12,7 @@ from pipeline.artifacts import Bundle, CandidateBuild, DatasetInfo
 from pipeline.candidates import profile_of, runtime_version
 from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
-from pipeline.tasks import TASKS
+from pipeline.tasks import Task
 from targets.profile import TargetProfile
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class BundleStage(Stage[BundleInputs]):
         recipe_name: Name that the manifest carries.
         profile: The target.
         source: The data.
-        task: Name of the task.
+        task: What the model is for.
     """
 
     name = "bundle"
@@ -59,7 +59,7 @@ class BundleStage(Stage[BundleInputs]):
     recipe_name: str
     profile: TargetProfile
     source: DataSource
-    task: str
+    task: Task
 
     def run(self, src: BundleInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes ``bundle/`` and ``bundle.tar.gz``."""
@@ -88,7 +88,7 @@ class BundleStage(Stage[BundleInputs]):
                 "precision": engine["precision"],
                 "versions": self._versions(str(engine["engine"])),
                 "accuracy": {
-                    "metric": TASKS[self.task].metric,
+                    "metric": self.task.metric,
                     "validation": src.build.results["accuracy"],
                     **({"answers_by": src.build.results["answers_by"]} if src.build.results["answers_by"] else {}),
                 },

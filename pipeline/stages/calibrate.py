@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, final
 from pipeline.artifacts import CalibrationResult, DatasetInfo, OnnxModel
 from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
+from pipeline.tasks import Task
 
 if TYPE_CHECKING:
     from pipeline.data import Dataset, Split
@@ -33,7 +34,7 @@ class CalibrateStage(Stage[CalibrateInputs]):
 
     Attributes:
         source: The data.
-        task: Name of the task; classes are looked at where it has some.
+        task: What the model is for; classes are looked at where it has some.
         samples: At most that many are used, every fifth of them held back for the choice between methods.
         min_samples: With fewer, a warning.
         observe: What histograms take, ``sampled`` or ``all``.
@@ -48,7 +49,7 @@ class CalibrateStage(Stage[CalibrateInputs]):
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime")
 
     source: DataSource
-    task: str
+    task: Task
     samples: int
     min_samples: int
     observe: Literal["sampled", "all"]
@@ -105,11 +106,11 @@ def bound(split: Split, model: OnnxModel) -> Split:
     return bind_to_onnx(split, model.read_json("io.json"))
 
 
-def save_classes(task: str, split: Split, path: Path) -> str | None:
+def save_classes(task: Task, split: Split, path: Path) -> str | None:
     """Writes the class numbers of a split, for tasks that have them; the file, or None."""
     import numpy as np
 
-    if task != "classification" or split.labels is None:
+    if task.name != "classification" or split.labels is None:
         return None
     np.save(path, split.labels)
     return str(path)

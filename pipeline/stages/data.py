@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from pipeline.artifacts import DatasetInfo
 from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
-from pipeline.tasks import TASKS
+from pipeline.tasks import Task
 
 if TYPE_CHECKING:
     from pipeline.data import Split
@@ -29,7 +29,7 @@ class DataStage(Stage[DataInputs]):
 
     Attributes:
         source: Where the data comes from.
-        task: Name of the task.
+        task: What the model is for.
         splits: Names of the splits that later stages need.
     """
 
@@ -40,7 +40,7 @@ class DataStage(Stage[DataInputs]):
     tools: ClassVar[tuple[str, ...]] = ("numpy",)
 
     source: DataSource
-    task: str
+    task: Task
     splits: tuple[str, ...]
 
     def run(self, src: DataInputs, out: Path, context: Context) -> Mapping[str, Any]:
@@ -49,13 +49,12 @@ class DataStage(Stage[DataInputs]):
         data = context.data.read(self.source)
         for name in self.splits:
             data[name]  # raises for a split that is missing, before any long stage
-        facts = TASKS[self.task].check_labels(data)
+        facts = self.task.check_labels(data)
         splits = {name: {"samples": len(split), "sha256": split.sha256()} for name, split in data.splits.items()}
         shared = _shared_samples(data.splits["validation"].inputs, data.splits.get("train"))
         if shared:
-            context.warn(
-                f"{shared} validation samples are also in the training split: accuracy will look better than it is"
-            )
+            text = f"{shared} validation samples are also in the training split"
+            context.warn(f"{text}: {self.task.metric} will look better than it is")
         info = {
             "schema": 1,
             "splits": splits,

@@ -13,7 +13,7 @@ from pipeline.recipe import DistillSection
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.learning import learn, validation_score
 from pipeline.stages.load import size_of
-from pipeline.tasks import TASKS
+from pipeline.tasks import Task
 from pipeline.usercode import FactoryRef
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class DistillStage(Stage[DistillInputs]):
     Attributes:
         factory: Makes the model.
         source: The data.
-        task: Name of the task.
+        task: What the model is for.
         distill: How to train.
         seed: Seed of the order of samples and of dropout.
         threads: torch threads.
@@ -51,7 +51,7 @@ class DistillStage(Stage[DistillInputs]):
 
     factory: FactoryRef
     source: DataSource
-    task: str
+    task: Task
     distill: DistillSection
     seed: int
     threads: int
@@ -65,7 +65,7 @@ class DistillStage(Stage[DistillInputs]):
         from pipeline.torchmodel import load_model, save_model
 
         data = context.data.checked(self.source, src.data)
-        task = TASKS[self.task]
+        task = self.task
         student, specs, edits = load_model(src.student, self.factory, self.seed)
         teacher, _, _ = load_model(src.teacher, self.factory, self.seed)
         set_training(teacher, training=False)
@@ -91,4 +91,4 @@ class DistillStage(Stage[DistillInputs]):
         )
         save_model(out, student, specs, edits)
         score = validation_score(data, names, task, self.threads)
-        return {"accuracy": score(student), **size_of(student, specs), **learned}
+        return {**task.named(score(student)), **size_of(student, specs), **learned}

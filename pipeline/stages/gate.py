@@ -89,6 +89,7 @@ def _candidate(build: CandidateBuild, campaign: Mapping[str, Any] | None) -> Can
     known = {
         "name": name,
         "precision": build.results["precision"],
+        "metric": build.results["metric"],
         "size_bytes": build.results["size_bytes"],
         "runs_by": " ".join([str(engine["engine"]), *map(str, _unit(engine["options"]))]),
     }

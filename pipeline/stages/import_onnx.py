@@ -12,7 +12,7 @@ from pipeline.artifacts import DatasetInfo, OnnxModel
 from pipeline.data import DataSource
 from pipeline.data.source import FileRef, check_unchanged
 from pipeline.stages.base import Context, Stage
-from pipeline.tasks import TASKS
+from pipeline.tasks import Task
 from targets.errors import InputError
 from targets.process import call_limited, untrusted
 
@@ -42,7 +42,7 @@ class ImportStage(Stage[ImportInputs]):
         onnx: The file.
         external: The files that hold its external data.
         source: The data.
-        task: Name of the task.
+        task: What the model is for.
     """
 
     name = "import"
@@ -54,7 +54,7 @@ class ImportStage(Stage[ImportInputs]):
     onnx: FileRef
     external: tuple[FileRef, ...]
     source: DataSource
-    task: str
+    task: Task
 
     def run(self, src: ImportInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes ``model.onnx`` and ``io.json``; external data moves into the file; children read and run it."""
@@ -69,10 +69,10 @@ class ImportStage(Stage[ImportInputs]):
         data = context.data.checked(self.source, src.data)
         split = bind_to_onnx(data["validation"], read["io"])  # type: ignore[arg-type]  # as `io_of` wrote it
         outputs = self._run(out / "model.onnx", read["io"], split, context.scratch)  # type: ignore[arg-type]
-        task = TASKS[self.task]
+        task = self.task
         task.check_outputs(outputs, data)
         return {
-            "accuracy": task.score(outputs, split.labels, outputs),
+            **task.named(task.score(outputs, split.labels, outputs)),
             "parameters": read["parameters"],
             "size_bytes": (out / "model.onnx").stat().st_size,
         }

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.tasks import TASKS
-
 if TYPE_CHECKING:
     from torch import nn
     from torch.fx import GraphModule
@@ -25,7 +23,7 @@ def learn(
     *,
     data: Dataset,
     names: tuple[str, ...],
-    task: str,
+    task: Task,
     seed: int,
     threads: int,
     context: Context,
@@ -40,7 +38,7 @@ def learn(
         section: How to train.
         data: Has a train and a validation split.
         names: The model's inputs, in order.
-        task: Name of the task.
+        task: What the model is for.
         seed: Seed of the order of samples, of dropout and of augmentation.
         threads: torch threads.
         context: Of the stage.
@@ -57,8 +55,8 @@ def learn(
         data["train"].bound(names),
         loss,
         train_config(section, seed=seed, threads=threads),
-        validate=score or validation_score(data, names, TASKS[task], threads),
-        on_epoch=_epoch_progress(context, section.epochs),
+        validate=score or validation_score(data, names, task, threads),
+        on_epoch=_epoch_progress(context, section.epochs, task.metric),
         after_step=after_step,
     )
     return {"curve": _curve_of(curve)}
@@ -77,7 +75,7 @@ def validation_score(data: Dataset, names: tuple[str, ...], task: Task, threads:
     return score
 
 
-def _epoch_progress(context: Context, epochs: int) -> Callable[[EpochResult], None]:
+def _epoch_progress(context: Context, epochs: int, metric: str) -> Callable[[EpochResult], None]:
     """A function that reports an epoch's figures as progress."""
 
     def report(result: EpochResult) -> None:
@@ -85,7 +83,7 @@ def _epoch_progress(context: Context, epochs: int) -> Callable[[EpochResult], No
             result.epoch / epochs,
             f"epoch {result.epoch}/{epochs}",
             loss=result.loss,
-            accuracy=result.score,
+            **{metric: result.score},
         )
 
     return report

@@ -11,7 +11,7 @@ from pipeline.artifacts import DatasetInfo, TorchModel
 from pipeline.data import DataSource
 from pipeline.data.source import FileRef, check_unchanged
 from pipeline.stages.base import Context, Stage
-from pipeline.tasks import TASKS
+from pipeline.tasks import Task
 from pipeline.usercode import FactoryRef
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class LoadStage(Stage[LoadInputs]):
         factory: Makes the model.
         weights: Its trained weights.
         source: The data.
-        task: Name of the task.
+        task: What the model is for.
         seed: Seed of what the factory draws.
         threads: torch threads.
     """
@@ -52,7 +52,7 @@ class LoadStage(Stage[LoadInputs]):
     factory: FactoryRef
     weights: FileRef
     source: DataSource
-    task: str
+    task: Task
     seed: int
     threads: int
 
@@ -69,7 +69,7 @@ class LoadStage(Stage[LoadInputs]):
         return baseline(graph, specs, data, self.task, self.threads)
 
 
-def trace_checked(model: Module, data: Dataset, task: str) -> tuple[GraphModule, tuple[InputSpec, ...]]:
+def trace_checked(model: Module, data: Dataset, task: Task) -> tuple[GraphModule, tuple[InputSpec, ...]]:
     """The traced model, its outputs checked against the labels of all splits."""
     from pipeline.graph import trace
     from pipeline.torchmodel import example_inputs, input_specs
@@ -78,19 +78,19 @@ def trace_checked(model: Module, data: Dataset, task: str) -> tuple[GraphModule,
     specs = input_specs(model, data)
     graph = trace(model, example_inputs(specs))
     few = data["validation"].take(slice(0, 4)).bound(tuple(spec.name for spec in specs))
-    TASKS[task].check_outputs(predict(graph, few, threads=1), data)
+    task.check_outputs(predict(graph, few, threads=1), data)
     return graph, specs
 
 
 def baseline(
-    graph: GraphModule, specs: tuple[InputSpec, ...], data: Dataset, task: str, threads: int
+    graph: GraphModule, specs: tuple[InputSpec, ...], data: Dataset, task: Task, threads: int
 ) -> dict[str, Any]:
-    """Accuracy of the dense model on the validation split, its parameters and MACs."""
+    """The metric of the dense model on the validation split, its parameters and MACs."""
     from pipeline.training import predict
 
     split = data["validation"].bound(tuple(spec.name for spec in specs))
     outputs = predict(graph, split, threads=threads)
-    return {"accuracy": TASKS[task].score(outputs, split.labels, outputs), **size_of(graph, specs)}
+    return {**task.named(task.score(outputs, split.labels, outputs)), **size_of(graph, specs)}
 
 
 def size_of(graph: GraphModule, specs: tuple[InputSpec, ...]) -> dict[str, int]:

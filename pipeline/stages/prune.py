@@ -12,7 +12,7 @@ from pipeline.data import DataSource
 from pipeline.recipe import PruneSection
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.load import size_of
-from pipeline.tasks import TASKS
+from pipeline.tasks import Task
 from pipeline.usercode import FactoryRef
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class PruneStage(Stage[PruneInputs]):
     Attributes:
         factory: Makes the model.
         source: The data.
-        task: Name of the task.
+        task: What the model is for.
         prune: What to remove.
         channel_alignment: Widths that pay on the target are multiples of this.
         seed: Seed of what the factory draws.
@@ -54,7 +54,7 @@ class PruneStage(Stage[PruneInputs]):
 
     factory: FactoryRef
     source: DataSource
-    task: str
+    task: Task
     prune: PruneSection
     channel_alignment: int
     seed: int
@@ -89,7 +89,7 @@ class PruneStage(Stage[PruneInputs]):
         reference = predict(self._dense(src, model), split, threads=self.threads)
         save_model(out, small, specs, (*edits, Channels(decisions=decisions)))
         return {
-            "accuracy": TASKS[self.task].score(outputs, split.labels, reference),
+            **self.task.named(self.task.score(outputs, split.labels, reference)),
             **size_of(small, specs),
             "widths": _widths(graph, decisions),
             "frozen": [

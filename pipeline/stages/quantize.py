@@ -12,6 +12,7 @@ from pipeline.data import DataSource
 from pipeline.recipe import QuantizeSection
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.calibrate import CALIBRATION_BATCH, calibration_samples, save_classes, spread_rows
+from pipeline.tasks import Task
 from targets.profile import TargetProfile
 
 _OVERHEAD_S: Final = 3600.0
@@ -34,7 +35,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
 
     Attributes:
         source: The data.
-        task: Name of the task.
+        task: What the model is for.
         quantize: What to try.
         accuracy_drop: Largest loss against the reference; below it, training and mixed precision begin.
         profile: The target, for its scheme.
@@ -50,7 +51,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch")
 
     source: DataSource
-    task: str
+    task: Task
     quantize: QuantizeSection
     accuracy_drop: float
     profile: TargetProfile

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipeline.data import Dataset
     from pipeline.recipe import QuantizeSection
     from pipeline.stages.base import Context
+    from pipeline.tasks import Task
     from targets.process import Limits
     from targets.profile import TargetProfile
 
@@ -28,7 +29,7 @@ class Recovery:
         section: What may be done.
         accuracy_drop: Largest loss against the reference.
         profile: The target.
-        task: Name of the task.
+        task: What the model is for.
         reference: The uncompressed float model.
         data: The data set.
         context: Of the stage.
@@ -40,7 +41,7 @@ class Recovery:
     section: QuantizeSection
     accuracy_drop: float
     profile: TargetProfile
-    task: str
+    task: Task
     reference: OnnxModel
     data: Dataset
     context: Context
@@ -60,7 +61,7 @@ class Recovery:
         accuracy = self._score(folder / "model.onnx", "int8")
         asked = self.section.qat == "on"
         if not asked and (self._cannot_miss(accuracy) or {self.section.qat, self.section.mixed_precision} == {"off"}):
-            return {"accuracy": accuracy}
+            return self.task.named(accuracy)
         floor = self._reference_accuracy() - self.accuracy_drop
         tried: list[dict[str, Any]] = []
         changed: dict[str, Any] = {}
@@ -68,11 +69,11 @@ class Recovery:
             accuracy, changed = self._train(folder, accuracy, floor, tried)
         if self.section.mixed_precision == "auto" and accuracy < floor:
             changed |= self._mix(folder, summary, accuracy, floor, tried)
-        return {"accuracy": accuracy, "accuracy_floor": round(floor, 6), "recovery": tried} | changed
+        return {**self.task.named(accuracy), "accuracy_floor": round(floor, 6), "recovery": tried} | changed
 
     def _cannot_miss(self, accuracy: float) -> bool:
-        """No metric exceeds 1, so neither does the reference's: then it need not be run."""
-        return accuracy >= 1.0 - self.accuracy_drop
+        """Neither does the reference exceed what no model can: then it need not be run."""
+        return accuracy >= self.task.best - self.accuracy_drop
 
     def examine(self, folder: Path, method: str, *, forecast: bool, sensitivity: str | None = None) -> dict[str, Any]:
         """Adds sensitivities to ``layers.json``; those and the forecast as `examine_in_child` gives them."""
@@ -95,7 +96,9 @@ class Recovery:
         """Mixed precision: the fewest layers in float that meet the floor; made with the same method and algorithms."""
         from calibration.sensitivity import mixed_precision, read_sensitivity
 
-        self.context.progress(0.85, f"looking for layers to leave float: accuracy {before:.4f}, floor {floor:.4f}")
+        self.context.progress(
+            0.85, f"looking for layers to leave float: {self.task.metric} {before:.4f}, floor {floor:.4f}"
+        )
         examined = self.examine(folder, summary["method"], forecast=False, sensitivity="on")
         made: dict[frozenset[str], tuple[Path, float, dict[str, Any]]] = {}
 
@@ -106,7 +109,7 @@ class Recovery:
             accuracy = self._score(out / "model.onnx", out.name)
             made[float_nodes] = out, accuracy, found
             text = f"{len(float_nodes)} layers in float"
-            self.context.progress(0.9, text, accuracy=accuracy)
+            self.context.progress(0.9, text, **{self.task.metric: accuracy})
             return accuracy >= floor
 
         found = mixed_precision(read_sensitivity(folder / "layers.json", unit=examined["sensitivity"]["unit"]), meets)
@@ -152,7 +155,7 @@ class Recovery:
         """Quantisation-aware training; kept when it learned something and accuracy does not fall."""
         from targets.process import call_limited
 
-        self.context.progress(0.8, f"training the int8 model: accuracy {before:.4f}, floor {floor:.4f}")
+        self.context.progress(0.8, f"training the int8 model: {self.task.metric} {before:.4f}, floor {floor:.4f}")
         out = self.context.scratch / "trained.onnx"
         summary = call_limited(
             "calibration.child_qat:train_in_child",
@@ -207,8 +210,5 @@ class Recovery:
 
     def _evaluate(self, engine: Path) -> float:
         from pipeline.stages.evaluate import evaluate
-        from pipeline.tasks import TASKS
 
-        return evaluate(
-            engine, "validation", self.reference, self.profile, TASKS[self.task], self.data, self.context.scratch
-        )
+        return evaluate(engine, "validation", self.reference, self.profile, self.task, self.data, self.context.scratch)

@@ -13,7 +13,7 @@ from pipeline.data import DataSource
 from pipeline.events import CandidateDropped
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.benchmark import candidate_name
-from pipeline.tasks import TASKS
+from pipeline.tasks import Task
 from targets.profile import TargetProfile
 
 
@@ -40,7 +40,7 @@ class ReportStage(Stage[ReportInputs]):
         recipe: What the report tells of the recipe, as plain data; no paths.
         profile: The target.
         source: The data.
-        task: Name of the task.
+        task: What the model is for.
         models: For each candidate the node whose model it is built from.
     """
 
@@ -54,7 +54,7 @@ class ReportStage(Stage[ReportInputs]):
     recipe: Mapping[str, Any]
     profile: TargetProfile
     source: DataSource
-    task: str
+    task: Task
     models: Mapping[str, str]
 
     def run(self, src: ReportInputs, out: Path, context: Context) -> Mapping[str, Any]:
@@ -66,12 +66,12 @@ class ReportStage(Stage[ReportInputs]):
         facts = RunFacts(
             recipe=self.recipe,
             profile=self.profile,
-            metric=TASKS[self.task].metric,
+            metric=self.task.metric,
             stages=src.stages,
             campaign=src.measurement[0].read_json("benchmark.json") if src.measurement else None,
             verdict=src.verdict.results,
             builds=src.builds,
-            test_accuracy=self._test_accuracy(src, context),
+            test_scores=self._test_scores(src, context),
             raw=read_raw(src.measurement[0].folder / "raw.json.gz") if src.measurement else (),
             dropped=src.dropped,
             models=self.models,
@@ -81,24 +81,19 @@ class ReportStage(Stage[ReportInputs]):
         write_report(run, out)
         return {"sentence": run["verdict"]["sentence"]}
 
-    def _test_accuracy(self, src: ReportInputs, context: Context) -> dict[str, float]:
-        """Accuracy on the test split of the reference and of what ships; nothing without such a split."""
-        from pipeline.stages.evaluate import evaluate
+    def _test_scores(self, src: ReportInputs, context: Context) -> dict[str, dict[str, Any]]:
+        """All metrics on the test split of the reference and of what ships; nothing without such a split."""
+        from pipeline.stages.evaluate import answered
 
         data = context.data.checked(self.source, src.data)
         if "test" not in data.splits:
             return {}
-        shown = (src.builds[0].node, src.verdict.results["chosen"])
-        return {
-            candidate_name(build): evaluate(
-                build.folder,
-                "test",
-                src.reference,
-                profile_of(candidate_name(build), build.results["precision"], self.profile),
-                TASKS[self.task],
-                data,
-                context.scratch,
-            )
-            for build in src.builds
-            if build.node in shown
-        }
+        found = {}
+        for build in src.builds:
+            name = candidate_name(build)
+            if build.node not in {src.builds[0].node, src.verdict.results["chosen"]}:
+                continue
+            profile = profile_of(name, build.results["precision"], self.profile)
+            said = answered(build.folder, "test", src.reference, profile, self.task, data, context.scratch)
+            found[name] = self.task.scores(said.outputs, said.labels, said.reference)
+        return found

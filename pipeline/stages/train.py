@@ -13,7 +13,7 @@ from pipeline.recipe import TrainSection
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.learning import learn
 from pipeline.stages.load import LoadInputs, baseline, trace_checked
-from pipeline.tasks import TASKS
+from pipeline.tasks import Task
 from pipeline.usercode import FactoryRef
 
 
@@ -25,7 +25,7 @@ class TrainStage(Stage[LoadInputs]):
     Attributes:
         factory: Makes the model.
         source: The data.
-        task: Name of the task.
+        task: What the model is for.
         train: How to train.
         seed: Seed of initial weights, order of samples and dropout.
         threads: torch threads.
@@ -39,7 +39,7 @@ class TrainStage(Stage[LoadInputs]):
 
     factory: FactoryRef
     source: DataSource
-    task: str
+    task: Task
     train: TrainSection
     seed: int
     threads: int
@@ -49,7 +49,7 @@ class TrainStage(Stage[LoadInputs]):
         from pipeline.torchmodel import make_model, save_model
 
         data = context.data.checked(self.source, src.data)
-        task = TASKS[self.task]
+        task = self.task
         graph, specs = trace_checked(make_model(self.factory, self.seed), data, self.task)
         learned = learn(
             graph,

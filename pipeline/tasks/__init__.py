@@ -1,13 +1,10 @@
-"""What a model is for: its loss, its metric and what its labels must look like."""
+"""What a model is for: its loss, its metrics and what its labels must look like."""
 
 from __future__ import annotations
-
-from typing import Final
 
 from pipeline.tasks.base import Task
 from pipeline.tasks.classification import Classification
 from pipeline.tasks.fidelity import Fidelity
+from pipeline.tasks.find import TASKS, find_task, make_task
 
-TASKS: Final[dict[str, Task]] = {task.name: task for task in (Classification(), Fidelity())}
-
-__all__ = ["TASKS", "Classification", "Fidelity", "Task"]
+__all__ = ["TASKS", "Classification", "Fidelity", "Task", "find_task", "make_task"]

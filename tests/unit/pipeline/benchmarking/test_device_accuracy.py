@@ -102,7 +102,7 @@ def test_the_task_scores_what_the_device_answered(engines: dict[str, Path], tmp_
     board = Board()
     told: list[float] = []
     found = score_on_device(
-        engines, labelled(), TASKS["classification"], board, tmp_path, on_share=lambda done, _: told.append(done)
+        engines, labelled(), TASKS["classification"](), board, tmp_path, on_share=lambda done, _: told.append(done)
     )
     assert found["right"] == {
         "value": 1.0,
@@ -119,7 +119,7 @@ def test_the_task_scores_what_the_device_answered(engines: dict[str, Path], tmp_
 def test_a_task_without_labels_compares_with_the_first_engine(engines: dict[str, Path], tmp_path: Path) -> None:
     """The uncompressed model stands first, on the same device."""
     samples = Labelled(inputs=labelled().inputs, labels=None)
-    found = score_on_device(engines, samples, TASKS["fidelity"], Board(), tmp_path)
+    found = score_on_device(engines, samples, TASKS["fidelity"](), Board(), tmp_path)
     assert (found["right"]["value"], found["other"]["value"]) == (1.0, 0.0)
 
 
@@ -127,7 +127,7 @@ def test_memory_stays_bounded(engines: dict[str, Path], tmp_path: Path, monkeypa
     """However long the split is, a piece is not: the answers together are those of all samples."""
     monkeypatch.setattr(accuracy, "PIECE_BYTES", 12 * 40)
     board = Board()
-    found = score_on_device({"right": engines["right"]}, labelled(130), TASKS["classification"], board, tmp_path)
+    found = score_on_device({"right": engines["right"]}, labelled(130), TASKS["classification"](), board, tmp_path)
     assert board.largest <= 40
     assert board.calls == 5, "32 samples, whole batches, at a time"
     assert found["right"]["value"] == 1.0
@@ -149,21 +149,21 @@ def test_pieces_cover_every_sample_once(total: int, width: int, batch: int) -> N
 def test_answers_that_cannot_be_true_are_refused(wrong: str, engines: dict[str, Path], tmp_path: Path) -> None:
     """Other outputs, too few samples, text, another engine: an error, never a score."""
     with pytest.raises(DeviceError):
-        score_on_device(engines, labelled(), TASKS["classification"], Board(wrong), tmp_path)
+        score_on_device(engines, labelled(), TASKS["classification"](), Board(wrong), tmp_path)
 
 
 def test_a_lost_device_is_told_as_lost(engines: dict[str, Path], tmp_path: Path) -> None:
     """Not as a bad score."""
     with pytest.raises(DeviceLost):
-        score_on_device(engines, labelled(), TASKS["classification"], Board("lost"), tmp_path)
+        score_on_device(engines, labelled(), TASKS["classification"](), Board("lost"), tmp_path)
 
 
 def test_nothing_to_score_is_an_error(engines: dict[str, Path], tmp_path: Path) -> None:
     """Empty is failure."""
     with pytest.raises(InputError):
-        score_on_device({}, labelled(), TASKS["classification"], Board(), tmp_path)
+        score_on_device({}, labelled(), TASKS["classification"](), Board(), tmp_path)
     with pytest.raises(InputError):
-        score_on_device(engines, labelled(0), TASKS["classification"], Board(), tmp_path)
+        score_on_device(engines, labelled(0), TASKS["classification"](), Board(), tmp_path)
 
 
 @pytest.mark.parametrize("task", ["fidelity", "classification"])
@@ -181,6 +181,6 @@ def test_without_the_reference_nothing_is_compared_with_another(
     monkeypatch.setattr(accuracy, "put_engine", put)
     if task == "fidelity":
         with pytest.raises(NotBuiltThere):
-            score_on_device(engines, labelled(), TASKS[task], Board(), tmp_path, required=())
+            score_on_device(engines, labelled(), TASKS[task](), Board(), tmp_path, required=())
     else:
-        assert list(score_on_device(engines, labelled(), TASKS[task], Board(), tmp_path, required=())) == ["other"]
+        assert list(score_on_device(engines, labelled(), TASKS[task](), Board(), tmp_path, required=())) == ["other"]

@@ -122,7 +122,7 @@ class _Run:
                 "of_each": {n: ["r"] for n in self.names},
             },
             builds=builds,
-            test_accuracy={self.shipped: 0.8},
+            test_scores={self.shipped: {"accuracy": 0.8, "metric": "accuracy", "beside": {}}},
             samples=self.samples,
             dropped=self.dropped,
             models=self.models,

@@ -16,6 +16,7 @@ from pipeline.data import Dataset, Split
 from pipeline.stages import expected
 from pipeline.stages.base import Context
 from pipeline.stages.benchmark import BenchmarkInputs, BenchmarkStage
+from pipeline.tasks import TASKS, Classification
 from targets import machine
 from targets.errors import DeviceError, DeviceLost
 from targets.options import OpenVinoOptions, TensorRtOptions
@@ -69,7 +70,7 @@ def stage(*, device: str, accuracy: bool, required: tuple[str, ...] = ()) -> Ben
     profile = load_profile("host").model_copy(update=changes)
     return BenchmarkStage(
         source=None,  # type: ignore[arg-type]  # the data are given
-        profile=profile, task="classification", device=device, fingerprint="f", mode="quick", budget_s=9.0,
+        profile=profile, task=Classification(), device=device, fingerprint="f", mode="quick", budget_s=9.0,
         accuracy_on_device=accuracy, seed=3, required=required,
     )  # fmt: skip
 
@@ -182,7 +183,7 @@ def test_accuracy_is_not_compared_with_an_engine_that_is_no_reference(
     warned: list[str] = []
     object.__setattr__(context, "warn", warned.append)
     src = inputs(tmp_path, openvino_fp32=OPENVINO, int8={})
-    asked = replace(stage(device="pi4", accuracy=True), task=task)
+    asked = replace(stage(device="pi4", accuracy=True), task=TASKS[task]())
     assert bool(asked.run(src, tmp_path / "out", context)["accuracies_on_device"]) == scored
     assert any("compare with does not run" in line for line in warned) != scored
 

@@ -12,6 +12,7 @@ from pipeline.artifacts import DatasetInfo, OnnxModel
 from pipeline.data import Dataset, Split
 from pipeline.stages.base import Context
 from pipeline.stages.calibrate import CalibrateInputs, CalibrateStage
+from pipeline.tasks import Classification
 from targets import process
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def test_few_samples_are_judged_by_all_of_the_validation_split(tmp_path: Path, m
     source: Any = None  # the data are given
     stage = CalibrateStage(
         source=source,
-        task="classification",
+        task=Classification(),
         samples=3,
         min_samples=100,
         observe="sampled",

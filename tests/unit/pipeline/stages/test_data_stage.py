@@ -13,6 +13,7 @@ from pipeline.data.dataset import Dataset, Split
 from pipeline.data.loaded import LoadedData
 from pipeline.stages.base import Context
 from pipeline.stages.data import DataInputs, DataStage
+from pipeline.tasks import Classification
 from targets.errors import InputError
 
 
@@ -32,7 +33,7 @@ def _context(folder: Path, told: list[str]) -> Context:
 
 def test_a_split_that_a_later_stage_needs_is_missed_at_once(tmp_path: Path) -> None:
     """Promise: without a training split the run stops here, and the message names what there is."""
-    stage = DataStage(source=_Given("validation", "test"), task="classification", splits=("train", "validation"))
+    stage = DataStage(source=_Given("validation", "test"), task=Classification(), splits=("train", "validation"))
     with pytest.raises(InputError) as caught:
         stage.run(DataInputs(), tmp_path, _context(tmp_path, []))
     assert "'train'" in caught.value.what
@@ -43,7 +44,7 @@ def test_a_split_that_a_later_stage_needs_is_missed_at_once(tmp_path: Path) -> N
 def test_validation_samples_seen_in_training_are_told(tmp_path: Path) -> None:
     """Promise: equal samples in both splits are counted and told, since accuracy flatters the model then."""
     told: list[str] = []
-    stage = DataStage(source=_Given("train", "validation"), task="classification", splits=("train", "validation"))
+    stage = DataStage(source=_Given("train", "validation"), task=Classification(), splits=("train", "validation"))
     results = stage.run(DataInputs(), tmp_path, _context(tmp_path, told))
     assert results["shared_with_train"] == 4
     assert "4 validation samples" in told[0]

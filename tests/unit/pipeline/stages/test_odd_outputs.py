@@ -19,6 +19,7 @@ from pipeline.stages.bundle import golden_atol
 from pipeline.stages.data import DataInputs, DataStage
 from pipeline.stages.distill import DistillInputs, DistillStage
 from pipeline.stages.load import trace_checked
+from pipeline.tasks import Classification
 from pipeline.torchmodel import make_model, save_model
 from pipeline.usercode import FactoryRef, find_factory
 from targets.errors import InputError
@@ -64,17 +65,17 @@ def test_a_model_that_returns_a_dict_can_be_distilled(tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in ("info", "dense", "out")}
     for folder in folders.values():
         folder.mkdir()
-    results = DataStage(source=source, task="classification", splits=("validation",)).run(
+    results = DataStage(source=source, task=Classification(), splits=("validation",)).run(
         DataInputs(), folders["info"], context
     )
     info = DatasetInfo(node="data", folder=folders["info"], digest="d", results=results, wall_s=0.0)
-    graph, specs = trace_checked(make_model(factory, 0), context.data.read(source), "classification")
+    graph, specs = trace_checked(make_model(factory, 0), context.data.read(source), Classification())
     save_model(folders["dense"], graph, specs, ())
     dense = TorchModel(node="load", folder=folders["dense"], digest="m", results={}, wall_s=0.0)
     stage = DistillStage(
         factory=factory,
         source=source,
-        task="classification",
+        task=Classification(),
         distill=DistillSection(epochs=1, batch_size=4),
         seed=0,
         threads=1,

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.data import Dataset, Split
 from pipeline.recipe import QuantizeSection
 from pipeline.stages.recover import Recovery
+from pipeline.tasks import Classification
 from targets import process
 from targets.process import Limits
 
@@ -81,7 +82,7 @@ def recover(
         section=QuantizeSection.model_validate(section),
         accuracy_drop=0.01,
         profile=nobody,
-        task="classification",
+        task=Classification(),
         reference=description,
         data=Dataset(splits=dict.fromkeys((*splits, "validation"), SPLIT)),
         context=context,
@@ -94,10 +95,10 @@ def test_what_meets_the_floor_is_left_alone(tmp_path: Path, monkeypatch: pytest.
     """No child is started; where the floor cannot be missed, the reference is not even run."""
     world = World({"int8": 0.9, "float": 0.905})
     found, _ = recover(world, tmp_path, monkeypatch)
-    assert found == {"accuracy": 0.9, "accuracy_floor": 0.895, "recovery": []}
+    assert found == {"accuracy": 0.9, "metric": "accuracy", "accuracy_floor": 0.895, "recovery": []}
     assert not world.requests
     found, _ = recover(World({"int8": 0.995}), tmp_path / "out", monkeypatch)
-    assert found == {"accuracy": 0.995}
+    assert found == {"accuracy": 0.995, "metric": "accuracy"}
 
 
 def test_training_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,4 +165,4 @@ def test_a_floor_out_of_reach_keeps_what_is_best(tmp_path: Path, monkeypatch: py
 def test_nothing_is_done_where_nothing_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both off: no floor is looked at."""
     found, _ = recover(World({"int8": 0.1}), tmp_path, monkeypatch, qat="off", mixed_precision="off")
-    assert found == {"accuracy": 0.1}
+    assert found == {"accuracy": 0.1, "metric": "accuracy"}

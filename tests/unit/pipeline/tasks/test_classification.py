@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Dataset, Split
-from pipeline.tasks import TASKS, Classification
+from pipeline.tasks import Classification
 from targets.errors import InputError
 
 TASK = Classification()
@@ -90,12 +90,6 @@ def test_first_output_must_be_logits(shape: tuple[int, ...]) -> None:
     """A first output of another rank is named by its shape."""
     with pytest.raises(InputError, match=r"first output has shape"):
         TASK.check_outputs([np.zeros(shape, dtype=np.float32)], _data(validation=[0, 1]))
-
-
-def test_tasks_are_known_by_the_names_of_the_recipe() -> None:
-    """Every task a recipe may name is there, under its own name."""
-    assert set(TASKS) == {"classification", "fidelity"}
-    assert all(task.name == name for name, task in TASKS.items())
 
 
 def test_labels_of_any_layout_are_scored() -> None:
