@@ -5,5 +5,6 @@ from __future__ import annotations
 from pipeline.edits.base import Edit
 from pipeline.edits.channels import Channels
 from pipeline.edits.document import apply_edits, edits_from_json, edits_to_json
+from pipeline.edits.remove import Remove
 
-__all__ = ["Channels", "Edit", "apply_edits", "edits_from_json", "edits_to_json"]
+__all__ = ["Channels", "Edit", "Remove", "apply_edits", "edits_from_json", "edits_to_json"]

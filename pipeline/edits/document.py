@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.edits.base import Edit, unreadable
 from pipeline.edits.channels import Channels
+from pipeline.edits.remove import Remove
 from targets.errors import nearest
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-KINDS: Final[Mapping[str, type[Edit]]] = MappingProxyType({edit.kind: edit for edit in (Channels,)})
+KINDS: Final[Mapping[str, type[Edit]]] = MappingProxyType({edit.kind: edit for edit in (Channels, Remove)})
 
 
 def apply_edits(graph: GraphModule, edits: Sequence[Edit]) -> GraphModule:

@@ -133,8 +133,8 @@ def test_factory_must_make_a_new_module_each_time(tmp_path: Path) -> None:
 def test_dense_model_survives_the_disk(factory: FactoryRef, tmp_path: Path) -> None:
     """Weights and buffers come back bit for bit on a fresh model."""
     graph = trace(_shaken(make_model(factory, 0)), example_inputs(SPECS))
-    loaded, specs, decisions = load_model(_stored(tmp_path / "m", graph, SPECS, ()), factory, seed=9)
-    assert (specs, decisions) == (SPECS, ())
+    loaded, specs, edits = load_model(_stored(tmp_path / "m", graph, SPECS, ()), factory, seed=9)
+    assert (specs, edits) == (SPECS, ())
     assert torch.equal(loaded(_images()), graph(_images()))
 
 

@@ -1,0 +1,119 @@
+"""depth: drops the residual blocks whose removal costs least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from pipeline.artifacts import TorchModel
+from pipeline.data import DataSource
+from pipeline.recipe import DepthSection
+from pipeline.stages.base import Context, Stage
+from pipeline.stages.edited import EditInputs, Opened, bound, finish, open_model
+from pipeline.tasks import TASKS
+from pipeline.usercode import FactoryRef
+
+if TYPE_CHECKING:
+    from pipeline.data import Dataset, Split
+    from pipeline.depth import Judged
+    from pipeline.depth.cost import Cost, Meter
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthStage(Stage[EditInputs]):
+    """Finds residual blocks, measures the model without each, drops.
+
+    Attributes:
+        factory: Makes the model.
+        source: The data.
+        task: Name of the task.
+        depth: How many, and which stay.
+        seed: Seed of what the factory draws, and of the choice of samples.
+        threads: torch threads.
+    """
+
+    name = "depth"
+    version = 1
+    consumes = EditInputs
+    produces = TorchModel
+    tools: ClassVar[tuple[str, ...]] = ("torch", "numpy")
+
+    factory: FactoryRef
+    source: DataSource
+    task: str
+    depth: DepthSection
+    seed: int
+    threads: int
+
+    def run(self, src: EditInputs, out: Path, context: Context) -> Mapping[str, Any]:
+        """Writes the shallower `TorchModel`; returns each block, what it is worth, and whether it went."""
+        from pipeline.depth import drop_cheapest, droppable, find_blocks, how_many
+        from pipeline.depth.blocks import none_found
+        from pipeline.depth.cost import Meter
+        from pipeline.edits import Remove
+
+        opened = open_model(src, self.factory, self.seed)
+        blocks = find_blocks(opened.graph, self.depth.unit)
+        if not blocks:
+            raise none_found(self.depth.unit)
+        free = droppable(blocks, self.depth.protect)
+        count = how_many(self.depth.blocks, self.depth.share, free, len(blocks))
+        data = context.data.checked(self.source, src.data)
+        samples = self._samples(data, opened)
+        meter = Meter(opened.graph, samples, TASKS[self.task], self.threads)
+        judged = drop_cheapest(opened.graph, blocks, free, count, meter, lambda done, text: context.progress(done, text))
+        edit = Remove(skips=tuple(one.block.skip for one in judged if one.order is not None))
+        results = finish(
+            edit.apply(opened.graph),
+            [edit],
+            opened,
+            src=src,
+            out=out,
+            data=data,
+            factory=self.factory,
+            task=self.task,
+            seed=self.seed,
+            threads=self.threads,
+        )
+        return {**results, "blocks": _told(judged, meter, opened), "cost_samples": len(samples)}
+
+    def _samples(self, data: Dataset, opened: Opened) -> Split:
+        """Training samples in an order without pattern; validation samples where there is no such split."""
+        import numpy as np
+
+        split = bound(data, "train" if "train" in data.splits else "validation", opened)
+        return split.take(np.random.default_rng(self.seed).permutation(len(split))[: self.depth.samples])
+
+
+def _told(judged: Sequence[Judged], meter: Meter, opened: Opened) -> list[dict[str, Any]]:
+    """One row a block."""
+    from pipeline.depth import skipped
+    from pipeline.graph import count_macs
+    from pipeline.torchmodel import example_inputs
+
+    example = example_inputs(opened.specs)
+    whole = count_macs(opened.graph, example)
+    return [
+        {
+            "block": one.block.name,
+            "parameters": one.block.parameters,
+            "macs": whole - count_macs(skipped(opened.graph, [one.block.skip]), example),
+            **_figures("", one.alone, meter.whole),
+            "dropped": one.order,
+            **_figures("after_", one.after, meter.whole),
+        }
+        for one in judged
+    ]
+
+
+def _figures(prefix: str, cost: Cost | None, whole: Cost) -> dict[str, float | None]:
+    if cost is None:
+        return {f"{prefix}loss_change": None, f"{prefix}output_change": None}
+    return {
+        f"{prefix}loss_change": round(cost.loss - whole.loss, 6) if math.isfinite(cost.loss) else None,
+        f"{prefix}output_change": round(cost.change, 6) if math.isfinite(cost.change) else None,
+    }
