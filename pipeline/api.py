@@ -194,13 +194,15 @@ def _row(
 
 
 def _no_stage(stage: str, recipe: Recipe, target: str) -> InputError:
+    from pipeline.recipe.document import EDITS
+
     what, why = (
         f"recipe {recipe.name!r} has no stage {stage!r}",
         f"it has no [{stage}], or target {target!r} excludes it",
     )
     if recipe.model.onnx:
         return InputError(what, "an ONNX model starts at quantize", "run `edgepress plan` to see its stages")
-    if stage in {"prune", "distill"}:
+    if stage in {*EDITS, "distill"}:
         return InputError(what, why, f"add [{stage}] to the recipe")
     return InputError(what, why, "run `edgepress plan` to see its stages")
 

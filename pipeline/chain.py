@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 from pipeline.plan import Node, Source
+from pipeline.stages.depth import DepthStage
 from pipeline.stages.distill import DistillStage
 from pipeline.stages.export import ExportStage
 from pipeline.stages.load import LoadStage
@@ -49,7 +50,7 @@ class Chain:
         """All nodes, in order; the last is ``export``, with ``export:dense`` before it where anything was changed."""
         found = [self._dense()]
         dense = found[0].name
-        for link in (self._prune, self._distill):
+        for link in (self._depth, self._prune, self._distill):
             node = link(dense, found[-1].name)
             found += [node] if node else []
         stage = ExportStage(factory=self.factory, source=self.data, export=self.recipe.export, seed=self.recipe.seed)
@@ -66,6 +67,12 @@ class Chain:
         assert self.weights is not None
         load = LoadStage(**self._common(), weights=self.weights)
         return _node("load", "load the dense model", load, data="data")
+
+    def _depth(self, dense: str, before: str) -> Node | None:
+        if self.recipe.depth is None:
+            return None
+        stage = DepthStage(**self._common(), depth=self.recipe.depth)
+        return _node("depth", "drop residual blocks", stage, data="data", model=before, dense=dense)
 
     def _prune(self, dense: str, before: str) -> Node | None:
         if self.recipe.prune is None:

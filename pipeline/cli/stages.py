@@ -22,6 +22,7 @@ from pipeline.cli.options import (
 )
 
 _STAGE_HELP: Final = {
+    "depth": "Drop residual blocks: everything up to `depth`.",
     "prune": "Remove channels: everything up to `prune`.",
     "distill": "Recover what pruning cost: everything up to `distill`.",
     "export": "Write the float ONNX model: everything up to `export`.",

@@ -5,8 +5,8 @@ tensor and gives one of the same shape, the module as a whole is the block, what
 after the addition: ``layer1.0`` of a ResNet, ``encoder.3`` of a transformer with its attention and its feed-forward
 branch. Where it is no such module (a loop over layers in the forward of the whole encoder), each branch is a block.
 
-A block that holds others is dropped from the list when these hold most of its parameters (a long skip around a whole
-net); else it is the block and they are its parts (a global response normalisation inside a ConvNeXt block).
+A part that holds several others, and these most of its parameters, is no block but a row of them (a long skip around a
+whole net); else it is the block and they are its parts (a global response normalisation inside a ConvNeXt block).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from torch import Tensor
 
 from pipeline.depth.branches import Branch, find_branches
 from pipeline.depth.regions import find_region
@@ -63,7 +65,7 @@ def find_blocks(gm: fx.GraphModule, unit: Unit = "block") -> tuple[Block, ...]:
     made = [*_modules(gm, branches)] if unit == "block" else []
     gathered = [block.nodes for block in made]
     made += [
-        _block(gm, home(branch), branch.entry, branch.addition)
+        _block(gm, _body(branch), branch.entry, branch.addition)
         for branch in branches
         if not any(branch.addition in nodes for nodes in gathered)
     ]
@@ -72,9 +74,14 @@ def find_blocks(gm: fx.GraphModule, unit: Unit = "block") -> tuple[Block, ...]:
     return _named(sorted(kept, key=lambda block: min(order[node] for node in block.nodes)))
 
 
-def home(branch: Branch) -> str:
-    """The innermost call that holds all that has parameters in a branch; where it adds nothing of its own, empty."""
+def _home(branch: Branch) -> str:
+    """The innermost call that holds all that has parameters in a branch."""
     return _shared([calls(node) for node in branch.inside if _has_parameters(node)])
+
+
+def _body(branch: Branch) -> str:
+    """The same but for normalisations, by which a branch is known: ``blocks.0.attn`` for ``x + attn(norm(x))``."""
+    return _shared([calls(node) for node in branch.inside if _has_weights(node)]) or _home(branch)
 
 
 def _modules(gm: fx.GraphModule, branches: Iterable[Branch]) -> Iterable[Block]:
@@ -85,7 +92,7 @@ def _modules(gm: fx.GraphModule, branches: Iterable[Branch]) -> Iterable[Block]:
         if inside:
             by_module.setdefault(_shared([calls(branch.addition), *inside]), []).append(branch)
     for module, own in by_module.items():
-        loop = len(own) > 1 and all(home(branch) != module for branch in own)
+        loop = len(own) > 1 and all(_home(branch) != module for branch in own)
         region = find_region(gm, module) if module and not loop and len(own) <= _MOST_BRANCHES else None
         if region is not None and region.entry is not None and region.leaving is not None:
             yield _block(gm, module, region.entry, region.leaving)
@@ -117,7 +124,7 @@ def _apart(blocks: list[Block]) -> list[Block]:
         inner = [other for other in kept if other.nodes <= block.nodes]
         if any(other.nodes & block.nodes for other in kept if other not in inner):
             continue  # they share in part: the smaller one is there
-        if 2 * sum(other.reads for other in inner) > block.reads:
+        if len(inner) > 1 and 2 * sum(other.reads for other in inner) > block.reads:
             continue
         kept = [other for other in kept if other not in inner] + [block]
     return kept
@@ -140,13 +147,20 @@ def _shared(places: list[list[str]]) -> str:
     """The innermost call that all places are in."""
     if not places:
         return ""
-    same = takewhile(lambda level: len(set(level)) == 1, zip(*places, strict=False))
-    *_, (deepest, *_rest) = same
-    return deepest
+    levels: list[tuple[str, ...]] = list(zip(*places, strict=False))
+    return list(takewhile(lambda level: len(set(level)) == 1, levels))[-1][0]
 
 
 def _has_parameters(node: fx.Node) -> bool:
     return any(source.op == "get_attr" for source in node.all_input_nodes)
+
+
+def _has_weights(node: fx.Node) -> bool:
+    """Whether an operator has a parameter of two axes or more; those of normalisations and scales have one."""
+    return any(
+        source.op == "get_attr" and isinstance(value := source.meta.get("val"), Tensor) and value.ndim > 1
+        for source in node.all_input_nodes
+    )
 
 
 def none_found(unit: Unit) -> InputError:

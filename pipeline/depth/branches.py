@@ -1,7 +1,7 @@
 """Finds residual branches in a graph: additions of a tensor and of something computed from it, in the same shape.
 
-He et al., Deep Residual Learning for Image Recognition, CVPR 2016: a block computes x + f(x). Without f it still computes
-x, whatever the net around it expects; so such a branch can go without any other change. No name is asked for.
+He et al., Deep Residual Learning for Image Recognition, CVPR 2016: a block computes x + f(x). Without f it still
+computes x, whatever the net around it expects; so such a branch can go without any other change. No name is asked for.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from torch import fx
+
 from pipeline.depth.skip import shape_of
 from pipeline.graph.operators import arguments, operator_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from torch import fx
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,12 +68,8 @@ def _sides(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
         return
     given: Mapping[str, Any] = arguments(node)
     first, second, factor = given.get("self"), given.get("other"), given.get("alpha")
+    if not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
+        return
     for entry, other, plain in ((first, second, True), (second, first, factor == 1)):
-        if plain and _is_node(entry) and _is_node(other) and shape_of(entry) == shape_of(node) != "":
+        if plain and shape_of(entry) == shape_of(node) != "":
             yield entry, other
-
-
-def _is_node(value: object) -> bool:
-    from torch import fx
-
-    return isinstance(value, fx.Node)

@@ -69,7 +69,7 @@ def unread_after(gm: fx.GraphModule, entry: fx.Node, leaving: fx.Node) -> set[fx
 
 
 def _join(gm: fx.GraphModule, entry: fx.Node, leaving: fx.Node) -> fx.Node:
-    """Let the readers of ``leaving`` read ``entry``: a copy of it where its layout differs or a reader writes into it."""
+    """Let the readers of ``leaving`` read ``entry``: a copy where its layout differs or a reader writes into it."""
     replacement = entry
     writes = any(_writes_into(user, leaving) for user in leaving.users)
     if writes or entry.meta["val"].stride() != leaving.meta["val"].stride():

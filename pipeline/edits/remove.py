@@ -35,15 +35,16 @@ class Remove(Edit):
             return copy_graph(skipped(graph, self.skips))
         except ValueError as error:
             raise InputError(
-                "the edits of the model do not fit it", str(error), "run the recipe again with this version of the model"
+                "the edits of the model do not fit it",
+                str(error),
+                "run the recipe again with this model",
             ) from error
 
     def to_json(self) -> dict[str, object]:
         """``{"parts": [{"block": "layer1.1", "entry": {...}, "exit": {...}}]}``."""
         return {
             "parts": [
-                {"block": skip.block, "entry": skip.entry.to_json(), "exit": skip.exit.to_json()}
-                for skip in self.skips
+                {"block": skip.block, "entry": skip.entry.to_json(), "exit": skip.exit.to_json()} for skip in self.skips
             ]
         }
 

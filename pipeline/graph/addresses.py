@@ -52,7 +52,7 @@ class Address:
             ValueError: The data are no address.
         """
         match data:
-            case {"module": str(module), "operator": str(operator), "number": int(number)} if len(data) == 3:  # noqa: PLR2004 - its three fields
+            case {"module": str(module), "operator": str(operator), "number": int(number)}:
                 return cls(module=module, operator=operator, number=number)
         raise ValueError(f"{data!r} is no address of an operator")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.recipe.delivery import BenchmarkSection, BudgetSection, BuildSection, ExportSection
+from pipeline.recipe.depth import DepthSection
 from pipeline.recipe.distillation import DistillSection
 from pipeline.recipe.document import Recipe
 from pipeline.recipe.load import load_recipe, recipe_schema
@@ -17,6 +18,7 @@ __all__ = [
     "BudgetSection",
     "BuildSection",
     "DataSection",
+    "DepthSection",
     "DistillSection",
     "ExportSection",
     "LearningSection",

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pipeline.recipe.base import Section
 from pipeline.recipe.delivery import BenchmarkSection, BudgetSection, BuildSection, ExportSection
+from pipeline.recipe.depth import DepthSection
 from pipeline.recipe.distillation import DistillSection
 from pipeline.recipe.metrics import MetricsSection
 from pipeline.recipe.pruning import PruneSection
@@ -17,7 +18,7 @@ from pipeline.recipe.quantization import QuantizeSection
 from pipeline.recipe.source import DataSection, ModelSection
 from pipeline.recipe.training import TrainSection
 
-EDITS: Final = ("prune",)
+EDITS: Final = ("depth", "prune")
 
 
 class Recipe(Section):
@@ -36,6 +37,7 @@ class Recipe(Section):
     model: ModelSection
     data: DataSection
     train: TrainSection | None = None
+    depth: DepthSection | None = None
     prune: PruneSection | None = None
     distill: DistillSection | None = None
     export: ExportSection = ExportSection()

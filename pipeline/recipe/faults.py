@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from pipeline.recipe.document import EDITS
+from pipeline.recipe.faults_edits import edit_faults
 from targets.errors import Fault
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def consistency_faults(recipe: Recipe) -> list[Fault]:
         *_args_faults("data.args", recipe.data.args),
         *_model_faults(recipe),
         *_data_faults(recipe),
+        *edit_faults(recipe),
         *_training_faults(recipe),
         *_budget_faults(recipe),
     ]

@@ -20,6 +20,7 @@ TITLES: Final = {
     "train": "trained the dense model",
     "load": "loaded the dense model",
     "import": "checked the ONNX model",
+    "depth": "dropped residual blocks",
     "prune": "removed channels",
     "distill": "recovered with the dense model as teacher",
     "export:dense": "exported the dense model, compared with torch",

@@ -65,7 +65,7 @@ class DepthStage(Stage[EditInputs]):
         data = context.data.checked(self.source, src.data)
         samples = self._samples(data, opened)
         meter = Meter(opened.graph, samples, TASKS[self.task], self.threads)
-        judged = drop_cheapest(opened.graph, blocks, free, count, meter, lambda done, text: context.progress(done, text))
+        judged = drop_cheapest(opened.graph, blocks, free, count, meter, context.progress)
         edit = Remove(skips=tuple(one.block.skip for one in judged if one.order is not None))
         results = finish(
             edit.apply(opened.graph),

@@ -234,3 +234,27 @@ def test_algorithms_are_auto_or_a_list_of_known_ones(tmp_path: Path) -> None:
         error = _error(tmp_path, f"{GOOD}[quantize]\nalgorithms = {wrong}\n")
         assert where in error.why
         assert ";" not in error.why
+
+
+@pytest.mark.parametrize(
+    ("section", "where", "words"),
+    [
+        ("[depth]", "depth", ("does not say how much goes", "blocks = 2 or share = 0.25")),
+        ("[depth]\nblocks = 1\nshare = 0.5", "depth", ("blocks and share", "one of them")),
+        ("[depth]\nblocks = 0", "depth.blocks", ("0",)),
+        ("[depth]\nshare = 1.0", "depth.share", ("1",)),
+    ],
+)
+def test_sections_that_change_the_model_say_how_much(
+    tmp_path: Path, section: str, where: str, words: tuple[str, ...]
+) -> None:
+    """Promise: exactly one amount, within its range; nothing is assumed or clamped."""
+    (fault,) = _error(tmp_path, f"{GOOD}{section}\n").faults
+    assert fault.where == where
+    assert all(word in str(fault) for word in words)
+
+
+def test_whatever_changes_the_model_can_be_recovered(tmp_path: Path) -> None:
+    """Promise: [distill] needs a change before it, not pruning."""
+    load_recipe(_write(tmp_path, f"{GOOD}[depth]\nblocks = 1\n[distill]\nepochs = 1\n"))
+    assert "distill" in {fault.where for fault in _error(tmp_path, f"{GOOD}[distill]\nepochs = 1\n").faults}
