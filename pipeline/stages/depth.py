@@ -13,7 +13,7 @@ from pipeline.data import DataSource
 from pipeline.recipe import DepthSection
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.edited import EditInputs, Opened, bound, finish, open_model
-from pipeline.tasks import TASKS
+from pipeline.tasks import Task
 from pipeline.usercode import FactoryRef
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class DepthStage(Stage[EditInputs]):
     Attributes:
         factory: Makes the model.
         source: The data.
-        task: Name of the task.
+        task: What the model is for.
         depth: How many, and which stay.
         seed: Seed of what the factory draws, and of the choice of samples.
         threads: torch threads.
@@ -44,7 +44,7 @@ class DepthStage(Stage[EditInputs]):
 
     factory: FactoryRef
     source: DataSource
-    task: str
+    task: Task
     depth: DepthSection
     seed: int
     threads: int
@@ -64,7 +64,7 @@ class DepthStage(Stage[EditInputs]):
         count = how_many(self.depth.blocks, self.depth.share, free, len(blocks))
         data = context.data.checked(self.source, src.data)
         samples = self._samples(data, opened)
-        meter = Meter(opened.graph, samples, TASKS[self.task], self.threads)
+        meter = Meter(opened.graph, samples, self.task, self.threads)
         judged = drop_cheapest(opened.graph, blocks, free, count, meter, context.progress)
         edit = Remove(skips=tuple(one.block.skip for one in judged if one.order is not None))
         results = finish(

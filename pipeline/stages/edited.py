@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import DatasetInfo, TorchModel
 from pipeline.stages.load import size_of
-from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from pipeline.data import Dataset, Split
     from pipeline.edits import Edit
+    from pipeline.tasks import Task
     from pipeline.torchmodel import InputSpec
     from pipeline.usercode import FactoryRef
 
@@ -67,7 +67,7 @@ def finish(
     out: Path,
     data: Dataset,
     factory: FactoryRef,
-    task: str,
+    task: Task,
     seed: int,
     threads: int,
 ) -> dict[str, Any]:
@@ -81,4 +81,4 @@ def finish(
     outputs = predict(graph, split, threads=threads)
     reference = predict(dense, split, threads=threads)
     save_model(out, graph, opened.specs, (*opened.edits, *edits))
-    return {"accuracy": TASKS[task].score(outputs, split.labels, reference), **size_of(graph, opened.specs)}
+    return {**task.named(task.score(outputs, split.labels, reference)), **size_of(graph, opened.specs)}

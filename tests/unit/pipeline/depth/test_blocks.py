@@ -208,11 +208,11 @@ def test_a_net_that_breaks_without_a_block_keeps_it(build: Build) -> None:
     """Promise: a loss that is no number is the highest cost of all, and no crash."""
     from pipeline.data import Split
     from pipeline.depth.cost import Meter
-    from pipeline.tasks import TASKS
+    from pipeline.tasks import Classification
 
     gm = build("resnet")[0].float()
     x = np.random.default_rng(0).standard_normal((4, 3, 16, 16), dtype=np.float32)
-    meter = Meter(gm, Split(inputs={"x": x}, labels=np.array([0, 1, 2, 0])), TASKS["classification"], 1)
+    meter = Meter(gm, Split(inputs={"x": x}, labels=np.array([0, 1, 2, 0])), Classification(), 1)
     bad = copy_graph(gm)
     with torch.no_grad():
         bad.get_parameter("fc.bias").fill_(torch.nan)
@@ -225,12 +225,12 @@ def test_costs_agree_with_numpy(build: Build) -> None:
     """Promise: loss and change of outputs are what float64 numpy makes of the same outputs."""
     from pipeline.data import Split
     from pipeline.depth.cost import Meter
-    from pipeline.tasks import TASKS
+    from pipeline.tasks import Classification
 
     gm = build("resnet")[0].float()
     x = np.random.default_rng(0).standard_normal((6, 3, 16, 16), dtype=np.float32)
     labels = np.array([0, 1, 2, 0, 1, 2])
-    found = Meter(gm, Split(inputs={"x": x}, labels=labels), TASKS["classification"], 1)(
+    found = Meter(gm, Split(inputs={"x": x}, labels=labels), Classification(), 1)(
         small := skipped(gm, [find_blocks(gm)[0].skip])
     )
     with torch.no_grad():
