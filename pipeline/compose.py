@@ -10,7 +10,7 @@ from pipeline.candidates import offers
 from pipeline.chain import Chain
 from pipeline.data.source import DataSource, FileRef, find_data, find_file
 from pipeline.measuredon import AskDevice, device_name, measured_on
-from pipeline.plan import Chosen, Drops, Node, Plan, Source
+from pipeline.plan import Chosen, Drops, Lineage, Node, Plan, Source
 from pipeline.recipe import Recipe
 from pipeline.stages.base import Stage
 from pipeline.stages.benchmark import BenchmarkStage
@@ -193,7 +193,7 @@ def _closing_nodes(
     return (
         *(opening if measured else []),
         _node("gate", "decide what ships", gate, measurement=measured, builds=builds),
-        _node("bundle", "bundle and verify", bundle, data="data", build=chosen),
+        _node("bundle", "bundle and verify", bundle, data="data", build=chosen, lineage=Lineage(of=chosen)),
         _node(
             "report",
             "write the report",

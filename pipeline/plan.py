@@ -35,7 +35,18 @@ class Drops:
     among: tuple[str, ...]
 
 
-Source = str | tuple[str, ...] | Chosen | Drops
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Every stage behind the node that a verdict chose: no artifact, yet part of the key of the stage that tells it.
+
+    Attributes:
+        of: The chosen node.
+    """
+
+    of: Chosen
+
+
+Source = str | tuple[str, ...] | Chosen | Drops | Lineage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +124,8 @@ class Plan:
 
 def source_names(source: Source) -> tuple[str, ...]:
     """Names of all nodes that ``source`` may draw on."""
+    if isinstance(source, Lineage):
+        return source_names(source.of)
     if isinstance(source, Chosen):
         return (source.verdict, *source.among)
     if isinstance(source, Drops):
@@ -131,6 +144,9 @@ def _check_types(node: Node, made: Mapping[str, type[Artifact]]) -> None:
     for field, source in node.inputs.items():
         if isinstance(source, Drops):
             assert set(source.among) <= made.keys(), f"{node.name} tells of nodes that come later or never"
+            continue
+        if isinstance(source, Lineage):
+            assert set(source_names(source)) <= made.keys(), f"{node.name} tells of nodes that come later or never"
             continue
         allowed = _artifact_types(wanted[field])
         if isinstance(source, Chosen):

@@ -15,7 +15,8 @@ from pipeline.artifacts import Artifact
 from pipeline.data.loaded import LoadedData
 from pipeline.dropping import dropped_by, is_own_failure, withdrawn_by
 from pipeline.events import CandidateDropped, Notice, Observer, StageFinished, StageProgress, StageStarted
-from pipeline.plan import Chosen, Drops, Node, Plan, Source
+from pipeline.lineage import Ancestor
+from pipeline.plan import Chosen, Drops, Lineage, Node, Plan, Source, source_names
 from pipeline.stages.base import WITHDRAWN, Context, configuration
 from pipeline.store import Entry, Store, make_key
 from pipeline.store.place import measuring_folder
@@ -153,6 +154,8 @@ class _Run:
         )
 
     def _digests(self, source: Source) -> object:
+        if isinstance(source, Lineage):
+            return [configuration(item) for item in self._lineage(source)]
         if isinstance(source, Chosen):
             return self.outcomes[self._chosen(source)].entry.digest
         if isinstance(source, str):
@@ -167,6 +170,18 @@ class _Run:
         name = str(self.outcomes[source.verdict].entry.meta["chosen"])
         assert name in source.among, f"the verdict chose {name}, which was no candidate"
         return name
+
+    def _lineage(self, source: Lineage) -> tuple[Ancestor, ...]:
+        """Every stage behind the chosen node, itself included, in the order of the run."""
+        wanted: set[str] = set()
+        pending = [self._chosen(source.of)]
+        while pending:
+            name = pending.pop()
+            if name not in wanted and name in self.outcomes:
+                wanted.add(name)
+                inputs = self.outcomes[name].node.inputs.values()
+                pending += [other for inner in inputs for other in source_names(inner)]
+        return tuple(_ancestor(outcome) for name, outcome in self.outcomes.items() if name in wanted)
 
     def _execute(self, node: Node, key: str) -> Entry:
         with self.store.scratch() as work:
@@ -195,7 +210,9 @@ class _Run:
                 out, key, stage=node.name, meta=results, measured=node.stage.measured, notes={"wall_s": wall_s}
             )
 
-    def _artifacts(self, source: Source) -> Artifact | tuple[Artifact, ...] | tuple[CandidateDropped, ...]:
+    def _artifacts(self, source: Source) -> Artifact | tuple[object, ...]:
+        if isinstance(source, Lineage):
+            return self._lineage(source)
         if isinstance(source, Drops):
             return tuple(self.dropped)
         if isinstance(source, tuple):
@@ -227,6 +244,19 @@ class _Run:
             )
         )
         return Outcome(node=node, entry=entry, reused=reused)
+
+
+def _ancestor(outcome: Outcome) -> Ancestor:
+    stage = outcome.node.stage
+    return Ancestor(
+        node=outcome.node.name,
+        stage=stage.name,
+        version=stage.version,
+        configuration=configuration(stage),
+        tools={name: _version(name) for name in ("edgepress", *stage.tools)},
+        digest=outcome.entry.digest,
+        measured=stage.measured,
+    )
 
 
 @cache

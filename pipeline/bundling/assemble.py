@@ -7,7 +7,7 @@ import json
 import shutil
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,6 +57,7 @@ def assemble_bundle(
     atol: Mapping[str, float],
     manifest_fields: Mapping[str, object],
     answers_by: str = "",
+    papers: Callable[[Mapping[str, str]], Mapping[str, bytes]] | None = None,
 ) -> Manifest:
     """Writes a complete bundle into ``out``; the same arguments give the same bytes.
 
@@ -69,6 +70,7 @@ def assemble_bundle(
         atol: Absolute tolerance of each output.
         manifest_fields: ``name``, ``target``, ``precision``, and where known ``versions``, ``accuracy``, ``profile``.
         answers_by: Who gave the golden answers, where that was not the engine.
+        papers: Gives further files (name to content) that speak of the others (name to sha256).
 
     Raises:
         InputError: The build folder or the golden arrays are not complete, finite and consistent.
@@ -102,6 +104,9 @@ def assemble_bundle(
         shown = {**manifest_fields, "engine": spec["file"], "runtime": spec["runtime"], "by": answers_by}
         text = (_README_TO_BUILD if spec["build_on_device"] else _README) + (_STANDS_IN if answers_by else "")
         write_atomic(out / "README.txt", text.format(**shown).encode())
+        others = {path.name: sha256_file(path) for path in sorted(out.iterdir())}
+        for name, content in (papers(others) if papers else {}).items():
+            write_atomic(out / name, content)
     golden = {
         "file": GOLDEN_NAME,
         "samples": samples,

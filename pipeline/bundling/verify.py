@@ -10,12 +10,15 @@ import json
 import secrets
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.bundling.archive import ArchiveLimits, extract_archive
 from pipeline.bundling.manifest import MANIFEST_NAME, Manifest, read_manifest, regular_files
+from pipeline.bundling.signature import check_signature, sign_manifest, signature_path
 from targets.errors import DeviceError, RefusedError, error_from_json
 from targets.files import disk_guard, sha256_file
 from targets.process import ChildResult, Limits, run_limited
@@ -38,6 +41,7 @@ class VerifyReport:
         samples: Golden samples that ran.
         worst_error: The largest absolute error of any output; None when not run.
         argmax_agreement_ratio: Share of samples with the golden arg-max, the worst output; None without classes.
+        signed_by: Id of the key whose signature was asked for and holds; empty when none was asked for.
     """
 
     name: str
@@ -49,14 +53,19 @@ class VerifyReport:
     samples: int = 0
     worst_error: float | None = None
     argmax_agreement_ratio: float | None = None
+    signed_by: str = ""
 
 
-def verify_bundle(path: Path, *, run_engine: bool = True) -> VerifyReport:
+def verify_bundle(
+    path: Path, *, run_engine: bool = True, key: Path | None = None, signatures: Path | None = None
+) -> VerifyReport:
     """Checks a bundle, a folder or its ``.tar.gz``.
 
     Args:
         path: The bundle; untrusted.
         run_engine: Whether to run the golden vectors on this machine; it must be able to run the engine.
+        key: An Ed25519 public key (PEM) that must have signed it; any bundle will do when None.
+        signatures: Where its signatures lie; beside the bundle when None.
 
     Raises:
         InputError: There is no bundle at ``path``.
@@ -64,17 +73,39 @@ def verify_bundle(path: Path, *, run_engine: bool = True) -> VerifyReport:
         EnvironmentFailure: The runtime is missing, or time, memory or disk do not suffice.
         DeviceError: The engine does not run here, or its answers are off.
     """
+    with _opened(path) as folder:
+        manifest = read_manifest(folder / MANIFEST_NAME)
+        signed_by = check_signature(folder, signatures or signature_path(path), key) if key else ""
+        check_files(folder, manifest)
+        return _report(folder, manifest, run_engine=run_engine, signed_by=signed_by)
+
+
+def sign_bundle(path: Path, key: Path, out: Path, *, password: bytes | None = None) -> str:
+    """Re-hashes a bundle, a folder or its ``.tar.gz``, and adds a signature of it to ``out``; the key's id.
+
+    Raises:
+        InputError: There is no bundle at ``path``, or the key cannot be used.
+        RefusedError: The bundle is not what its manifest says, or others may read the key.
+        EnvironmentFailure: The disk is full or not writable.
+    """
+    with _opened(path) as folder:
+        check_files(folder, read_manifest(folder / MANIFEST_NAME))
+        return sign_manifest(folder, key, out, password=password)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Path]:
+    """The bundle's folder: itself, or unpacked for the while."""
     if path.is_dir():
-        return _verify_folder(path, run_engine=run_engine)
+        yield path
+        return
     with disk_guard(f"unpacking {path}"), tempfile.TemporaryDirectory(prefix="edgepress-verify-") as scratch:
         unpacked = Path(scratch, "unpacked")
         extract_archive(path, unpacked, limits=ArchiveLimits(entries=10_000))
-        return _verify_folder(only_folder(unpacked, path), run_engine=run_engine)
+        yield only_folder(unpacked, path)
 
 
-def _verify_folder(folder: Path, *, run_engine: bool) -> VerifyReport:
-    manifest = read_manifest(folder / MANIFEST_NAME)
-    check_files(folder, manifest)
+def _report(folder: Path, manifest: Manifest, *, run_engine: bool, signed_by: str) -> VerifyReport:
     result = _run_golden(folder, manifest) if run_engine else {}
     outputs = list(result.get("outputs", {}).values())
     agreements = [item["argmax_agreement_ratio"] for item in outputs if item["argmax_agreement_ratio"] is not None]
@@ -88,6 +119,7 @@ def _verify_folder(folder: Path, *, run_engine: bool) -> VerifyReport:
         samples=result.get("samples", 0),
         worst_error=max((item["worst_error"] for item in outputs), default=None),
         argmax_agreement_ratio=min(agreements, default=None),
+        signed_by=signed_by,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 
 import click
 
-from pipeline.cli.bundles import report, verify
+from pipeline.cli.bundles import report, sign, verify
 from pipeline.cli.devices import devices
 from pipeline.cli.layers import layers
 from pipeline.cli.maintenance import cache, doctor, init, schema
@@ -46,7 +46,7 @@ def cli(*, debug: bool) -> None:
 
 _COMMANDS: Final = (
     *(run, plan, *STAGE_COMMANDS),
-    *(verify, measure, compare, layers, report),
+    *(verify, sign, measure, compare, layers, report),
     *(devices, targets, cache, doctor, init, schema),
 )
 for command in _COMMANDS:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 from pipeline.artifacts import Bundle, CandidateBuild, DatasetInfo
 from pipeline.candidates import profile_of, runtime_version
 from pipeline.data import DataSource
+from pipeline.lineage import Ancestor
 from pipeline.stages.base import Context, Stage
 from pipeline.tasks import Task
 from targets.profile import TargetProfile
@@ -32,10 +33,11 @@ MAX_FOLDER_NAME: Final = 99  # what tar's header holds; and no system likes name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleInputs:
-    """The engine that ships, and data for its golden vectors."""
+    """The engine that ships, where it comes from, and data for its golden vectors."""
 
     data: DatasetInfo
     build: CandidateBuild
+    lineage: tuple[Ancestor, ...]
 
 
 @final
@@ -51,7 +53,7 @@ class BundleStage(Stage[BundleInputs]):
     """
 
     name = "bundle"
-    version = 2
+    version = 3
     consumes = BundleInputs
     produces = Bundle
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime")
@@ -65,6 +67,8 @@ class BundleStage(Stage[BundleInputs]):
         """Writes ``bundle/`` and ``bundle.tar.gz``."""
         from pipeline.bundling.archive import pack_archive
         from pipeline.bundling.assemble import assemble_bundle
+        from pipeline.bundling.bom import BOM_NAME, bom_bytes
+        from pipeline.bundling.provenance import PROVENANCE_NAME, provenance_bytes
         from pipeline.stages.answers import STAND_IN, answers, stands_in
         from pipeline.stages.import_onnx import bind_to_onnx
 
@@ -75,6 +79,19 @@ class BundleStage(Stage[BundleInputs]):
         instead = stands_in(src.build.folder, profile)
         outputs = answers(src.build.folder, golden, profile, context.scratch, batch_size=1)
         folder = out / "bundle"
+        fields = {
+            "name": self.recipe_name,
+            "target": self.profile.name,
+            "precision": engine["precision"],
+            "versions": self._versions(str(engine["engine"])),
+            "accuracy": {
+                "metric": self.task.metric,
+                "validation": src.build.results["accuracy"],
+                **({"answers_by": src.build.results["answers_by"]} if src.build.results["answers_by"] else {}),
+            },
+            "profile": profile.model_dump(mode="json"),
+        }
+        shares = len(data["validation"]) if self.task.metric == "accuracy" else None
         assemble_bundle(
             folder,
             build_folder=src.build.folder,
@@ -82,17 +99,10 @@ class BundleStage(Stage[BundleInputs]):
             golden_outputs=outputs,
             rtol=GOLDEN_RTOL,
             atol={name: golden_atol(array, engine["precision"]) for name, array in outputs.items()},
-            manifest_fields={
-                "name": self.recipe_name,
-                "target": self.profile.name,
-                "precision": engine["precision"],
-                "versions": self._versions(str(engine["engine"])),
-                "accuracy": {
-                    "metric": self.task.metric,
-                    "validation": src.build.results["accuracy"],
-                    **({"answers_by": src.build.results["answers_by"]} if src.build.results["answers_by"] else {}),
-                },
-                "profile": profile.model_dump(mode="json"),
+            manifest_fields=fields,
+            papers=lambda files: {
+                PROVENANCE_NAME: provenance_bytes(files, src.lineage, name=self.recipe_name, target=self.profile.name),
+                BOM_NAME: bom_bytes(files, src.lineage, engine=engine, fields=fields, samples=shares),
             },
             answers_by=f"{STAND_IN} ({instead})" if instead else "",
         )
