@@ -15,6 +15,7 @@ from calibration.modelfile import open_float
 from calibration.paying import float_cost_us
 from calibration.placement import place
 from calibration.prepare import prepare
+from calibration.rules_reasons import ON_REQUEST
 from calibration.sensitivity import SAMPLES, sensitivity
 from calibration.subset import spread
 from calibration.table import CalibrationTable
@@ -47,10 +48,12 @@ def examine_in_child(request: Mapping[str, object]) -> dict[str, object]:
             wished ``float_nodes`` and ``modules`` (node -> module path).
 
     Returns:
-        ``sensitivity``: ``{unit, snr_db, samples}``, or None where it was not measured; each row of ``layers.json``
-        with a quantised weight then holds ``sensitivity_db`` (output SNR with that layer alone in int8), ``spared_db``
-        and ``cost``. ``forecast``: ``{snr_db, agreement, safe, saturating, samples}`` of x86 CPUs without VNNI; None
-        where the dialect does not go there, or ``{unknown: reason}``.
+        ``sensitivity``: ``{unit, costs, snr_db, samples}``, or None where it was not measured; ``costs`` says how they
+        were found: ``predicted`` or ``counted`` (multiply-accumulates). Each row of ``layers.json`` with a quantised
+        weight then holds ``sensitivity_db`` (output SNR with that layer alone in int8), ``spared_db``, ``cost`` and
+        ``macs``; layers that are float on request have none, for they have nothing to give. ``forecast``: ``{snr_db,
+        agreement, safe, saturating, samples}`` of x86 CPUs without VNNI; None where the dialect does not go there, or
+        ``{unknown: reason}``.
 
     Raises:
         InputError: As `sensitivity`.
@@ -78,6 +81,11 @@ def _sensitivity(
 ) -> dict[str, object]:
     table, modules = CalibrationTable.load(Path(str(request["table"]))), request.get("modules", {})
     assert isinstance(modules, Mapping)
+    rows: list[dict[str, Any]] = json.loads((out / "layers.json").read_text("utf-8"))
+    spared = {
+        str(row["node"]) for row in rows if row["reason"] == ON_REQUEST
+    }  # they are float already: nothing to give
+    float_nodes = frozenset(strings(request, "float_nodes")) | spared
     found = sensitivity(
         model,
         table,
@@ -85,24 +93,31 @@ def _sensitivity(
         str(request["method"]),
         held,
         threads=threads,
-        float_nodes=strings(request, "float_nodes"),
-        latency_us=_float_cost_us(model, dialect, held, threads),
+        float_nodes=float_nodes,
+        latency_us=_float_cost_us(model, dialect, held, threads, float_nodes),
         modules=modules,
     )
+    prepared = prepare(open_float(model))
+    work = macs(prepared, place(prepared.graph, dialect), held, threads=threads)
     by_node = {layer.node: layer for layer in found.layers}
-    rows: list[dict[str, Any]] = json.loads((out / "layers.json").read_text("utf-8"))
     for row in rows:
         if (layer := by_node.get(row["node"])) is not None:
             row |= {"sensitivity_db": layer.alone_db, "spared_db": layer.spared_db, "cost": layer.cost}
-            row["module"] = layer.module
+            row |= {"module": layer.module, "macs": work[layer.node]}
     write_json(out / "layers.json", rows)
-    return {"unit": found.unit, "snr_db": found.snr_db, "samples": found.samples}
+    costs = "predicted" if found.unit == "us" else "counted"
+    return {"unit": found.unit, "costs": costs, "snr_db": found.snr_db, "samples": found.samples}
 
 
-def _float_cost_us(model: Path, dialect: QuantScheme, held: CalibrationSet, threads: int) -> dict[str, float] | None:
+def _float_cost_us(
+    model: Path, dialect: QuantScheme, held: CalibrationSet, threads: int, float_nodes: frozenset[str]
+) -> dict[str, float] | None:
     """Predicted microseconds, where the dialect has figures."""
     costs = COSTS.get(dialect.name)
-    return None if costs is None else float_cost_us(prepare(open_float(model)), dialect, costs, held, threads=threads)
+    if costs is None:
+        return None
+    prepared = prepare(open_float(model))
+    return float_cost_us(prepared, dialect, costs, held, threads=threads, float_nodes=float_nodes)
 
 
 def _forecast(model: Path, held: CalibrationSet, threads: int) -> dict[str, object]:

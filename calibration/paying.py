@@ -121,15 +121,21 @@ def layers_without_gain(
 
 
 def float_cost_us(
-    prepared: ir.Model, scheme: QuantScheme, costs: LayerCosts, samples: CalibrationSet, *, threads: int
+    prepared: ir.Model,
+    scheme: QuantScheme,
+    costs: LayerCosts,
+    samples: CalibrationSet,
+    *,
+    threads: int,
+    float_nodes: frozenset[str] = frozenset(),
 ) -> dict[str, float]:
-    """Microseconds that the whole is predicted to take more when a layer alone goes to float; negative where fewer.
+    """Microseconds that the whole is predicted to take more when one more layer goes to float; negative where fewer.
 
-    Arguments are as for `layers_without_gain`.
+    Arguments are as for `layers_without_gain`; ``float_nodes`` are float already.
     """
     prediction, work = _predict(prepared, scheme, costs, samples, threads)
-    whole = prediction.total_us(())
-    return {name: round(prediction.total_us({name}) - whole, 3) for name in work}
+    whole = prediction.total_us(float_nodes)
+    return {name: round(prediction.total_us(float_nodes | {name}) - whole, 3) for name in work}
 
 
 def _predict(

@@ -39,7 +39,14 @@ class Building:
 
 
 def building(
-    recipe: Recipe, data: DataSource, task: Task, offers: Sequence[Offer], *, model: str, reference: str
+    recipe: Recipe,
+    data: DataSource,
+    task: Task,
+    offers: Sequence[Offer],
+    *,
+    model: str,
+    reference: str,
+    device: str,
 ) -> Building:
     """Nodes that make a model for each offer and build it; models of equal content are made once.
 
@@ -50,6 +57,7 @@ def building(
         offers: The candidates, in order of challenge.
         model: The node that makes the float model to build.
         reference: The node that makes the uncompressed one, which all are judged against.
+        device: Name of the device that the recipe measures on.
     """
     int8 = [offer for offer in offers if offer.precision == "int8"]
     maker = _Maker(
@@ -58,6 +66,7 @@ def building(
         task=task,
         model=model,
         reference=reference,
+        device=device,
         int8_optional=not any(offer.mandatory for offer in int8),
     )
     models = {offer.name: maker.model_for(offer, offers) for offer in offers}
@@ -73,6 +82,7 @@ class _Maker:
     task: Task
     model: str
     reference: str
+    device: str
     int8_optional: bool  # no recipe names one: what only they need is no more mandatory than they are
     nodes: list[Node] = field(default_factory=list)
     made: dict[Hashable, str] = field(default_factory=dict)
@@ -126,6 +136,8 @@ class _Maker:
             seed=self.recipe.seed,
             threads=self.recipe.threads,
             built_with=built_with(offer.profile.engine),
+            measure=self.recipe.benchmark.measure and self.recipe.quantize.mixed_precision == "auto",
+            device=self.device,
         )
         return Node(
             name="quantize" if first else f"quantize:{dialect}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
 
@@ -42,10 +42,12 @@ class QuantizeStage(Stage[QuantizeInputs]):
         seed: Seed of what is learned.
         threads: Threads of everything.
         built_with: `pipeline.candidates.built_with`: what the engines that score depend on beside ``tools``.
+        measure: Whether mixed precision asks a device what float costs in a layer, rather than predicting it.
+        device: Name of that device; it stands for the target, so another of the kind gives no other model.
     """
 
     name = "quantize"
-    version = 4
+    version = 5
     consumes = QuantizeInputs
     produces = QuantizedModel
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch")
@@ -58,6 +60,8 @@ class QuantizeStage(Stage[QuantizeInputs]):
     seed: int
     threads: int
     built_with: str = ""
+    measure: bool = False
+    device: str = field(default="local", metadata={"key": False})
 
     def run(self, src: QuantizeInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the `QuantizedModel`."""
@@ -107,6 +111,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
             data=data,
             context=context,
             modules=names,
+            device=self.device if self.measure else None,
         )
         recovered = recovery.run(out, summary)
         examined = recovery.examine(out, str(summary["method"]), forecast=True)

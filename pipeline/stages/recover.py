@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from targets.errors import DiskFailure, EdgepressError
+
 if TYPE_CHECKING:
+    from calibration.sensitivity import Unit
     from pipeline.artifacts import OnnxModel
     from pipeline.data import Dataset
     from pipeline.recipe import QuantizeSection
@@ -34,6 +38,7 @@ class Recovery:
         data: The data set.
         context: Of the stage.
         modules: Node or tensor -> the user's module, where known.
+        device: Name of the device that tells what float costs in a layer; None where nothing is to be measured.
     """
 
     request: Mapping[str, Any]
@@ -46,6 +51,7 @@ class Recovery:
     data: Dataset
     context: Context
     modules: Mapping[str, str]
+    device: str | None = None
 
     def run(self, folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         """Scores the model in ``folder`` and, where it misses the floor, replaces it by a better one.
@@ -100,6 +106,7 @@ class Recovery:
             0.85, f"looking for layers to leave float: {self.task.metric} {before:.4f}, floor {floor:.4f}"
         )
         examined = self.examine(folder, summary["method"], forecast=False, sensitivity="on")
+        unit, told = self._cost(folder, str(summary["method"]), examined["sensitivity"])
         made: dict[frozenset[str], tuple[Path, float, dict[str, Any]]] = {}
 
         def meets(float_nodes: frozenset[str]) -> bool:
@@ -112,7 +119,7 @@ class Recovery:
             self.context.progress(0.9, text, **{self.task.metric: accuracy})
             return accuracy >= floor
 
-        found = mixed_precision(read_sensitivity(folder / "layers.json", unit=examined["sensitivity"]["unit"]), meets)
+        found = mixed_precision(read_sensitivity(folder / "layers.json", unit=unit), meets)
         chosen = None if found.float_nodes is None else made[frozenset(found.float_nodes)]
         tried.append(
             {
@@ -122,6 +129,7 @@ class Recovery:
                 "kept": chosen is not None,
                 "float_layers": [self.modules.get(name, name) for name in found.float_nodes or ()],
                 "unit": found.unit,
+                **told,
                 "curve": [
                     {"float_layers": len(step.float_nodes), "cost": step.cost, "accuracy": made_with[1]}
                     for step in found.curve
@@ -134,6 +142,30 @@ class Recovery:
         for name in ("model.onnx", "io.json", "calibration.json", "layers.json"):
             shutil.copyfile(chosen[0] / name, folder / name)
         return {"accuracy": chosen[1], **chosen[2]}
+
+    def _cost(self, folder: Path, method: str, looked: Mapping[str, Any]) -> tuple[Unit, dict[str, Any]]:
+        """Puts measured costs into ``layers.json`` where the device tells them; the unit, and how they were found."""
+        from pipeline.stages.floatcost import FloatCost, told_of
+
+        plain = {"costs": looked["costs"]}
+        if self.device is None:
+            return looked["unit"], plain
+        (work := self.context.scratch / "costs").mkdir()
+        rows = json.loads((folder / "layers.json").read_text("utf-8"))
+        cost = FloatCost(
+            request=self.request, limits=self.limits, profile=self.profile, device=self.device, folder=work
+        )
+        text = f"measuring what float costs in each layer on {self.device}"
+        try:
+            costs, measured = cost.measured(rows, method, lambda share: self.context.progress(0.85, text, share=share))
+        except EdgepressError as error:
+            if isinstance(error, DiskFailure):
+                raise
+            self.context.warn(f"mixed precision takes costs that are {looked['costs']}: {told_of(error)}")
+            return looked["unit"], plain | {"why": told_of(error)}
+        rows = [row | ({"cost": costs[row["node"]]} if row["node"] in costs else {}) for row in rows]
+        (folder / "layers.json").write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", "utf-8")
+        return "us", {"costs": "measured", "measured": measured}
 
     def _quantized(self, out: Path, summary: Mapping[str, Any], float_nodes: frozenset[str]) -> dict[str, Any]:
         from targets.process import call_limited
