@@ -1,11 +1,17 @@
 """int8 of this project beside ONNX Runtime's, NNCF's and Model-Optimizer's: same net, same samples, same runtime.
 
-    compare.py NET... --peers FOLDER [--samples 512] [--time-budget-s 300]
+    compare.py NET... --peers FOLDER [--work FOLDER] [--samples 512] [--time-budget-s 300]
 
 NET is a folder with ``model.onnx``, ``calibration.npz`` (arrays named like the inputs) and ``test.npz`` (the same, and
 ``labels``). Peers run in the environments that `peers.sh` made in FOLDER. All files are run by the ONNX Runtime of this
-environment, fully optimised, one thread. Top-1 is compared on the same samples: its difference to the float model is
-given with the standard error of the paired difference. Latencies are of one sample, interleaved in shuffled rounds.
+environment, fully optimised, one thread.
+
+Everything is compared in pairs. Top-1: on the same samples, against the float model and by each peer against ours, with
+the 95 % interval of the paired difference (normal, in points). Latency: of one sample, interleaved in shuffled rounds,
+as ratio of a round; its interval is a bootstrap's over blocks of ten rounds, as neighbours are disturbed together. The
+last line says of each peer whether ours is faster, slower, or equal within 2 %; the fastest peer's decides.
+
+With ``--work`` what was made stays there, and a second call makes only what is missing and measures again.
 """
 
 from __future__ import annotations
@@ -15,6 +21,8 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,24 +43,36 @@ PEERS = {
     "modelopt-max": "modelopt",
     "modelopt-entropy": "modelopt",
 }
-ROUNDS = 100
+ROUNDS = 200
+BLOCK = 10
+SAME = 0.02
 ANSWERED_BATCH = 100
 Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One model on one net."""
+    """One model on one net; ``ours_above`` and ``ours_over`` are our top-1 less its, our latency over its."""
 
     name: str
     made_s: float
     snr_db: float
     agreement: float
     top1: float
-    difference: float
-    error: float
-    latency_ratio: float
-    spread: tuple[float, float]
+    difference: Interval
+    ours_above: Interval
+    latency_ratio: Interval
+    latency_us: float
+    ours_over: Interval
 
 
 def main() -> None:
@@ -61,6 +81,7 @@ def main() -> None:
     parser.add_argument("nets", nargs="+", type=Path)
     parser.add_argument("--peers", type=Path, help="folder of peers.sh; without it, only this project")
     parser.add_argument("--only", nargs="*", default=[*PEERS], choices=[*PEERS], help="these peers only")
+    parser.add_argument("--work", type=Path, help="folder that keeps what was made")
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--test-samples", type=int, default=10_000)
     parser.add_argument("--scheme", default="ort-x86")
@@ -68,8 +89,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     asked = parser.parse_args()
     for net in asked.nets:
+        with working(asked.work, net.name) as folder:
+            compare(net, folder, asked)
+
+
+@contextmanager
+def working(kept: Path | None, net: str) -> Iterator[Path]:
+    """A folder that stays, or one for this time."""
+    if kept is None:
         with tempfile.TemporaryDirectory() as folder:
-            compare(net, Path(folder), asked)
+            yield Path(folder)
+        return
+    (kept / net).mkdir(parents=True, exist_ok=True)
+    yield kept / net
 
 
 def compare(net: Path, folder: Path, asked: argparse.Namespace) -> None:
@@ -79,24 +111,35 @@ def compare(net: Path, folder: Path, asked: argparse.Namespace) -> None:
     labels = test.pop("labels")
     np.savez(folder / "samples.npz", **samples)  # type: ignore[arg-type]
     files, seconds = {"float": net / "model.onnx"}, {"float": 0.0}
-    begin = time.monotonic()
-    files["edgepress"] = ours(net, folder, asked)
-    seconds["edgepress"] = time.monotonic() - begin
-    for method in asked.only if asked.peers else ():
-        out, begin = folder / f"{method}.onnx", time.monotonic()
-        python = asked.peers / PEERS[method] / "bin" / "python"
-        command = [python, Path(__file__).with_name("peer.py"), method, net / "model.onnx", folder / "samples.npz", out]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode or not out.exists():
-            print(f"{net.name}: {method} failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1][:200]}")
-            continue
-        files[method], seconds[method] = out, time.monotonic() - begin
+    for name in ("edgepress", *(asked.only if asked.peers else ())):
+        out = folder / f"{name}.onnx"
+        took = folder / f"{name}.seconds"
+        if not took.exists():
+            begin = time.monotonic()
+            if name == "edgepress":
+                ours(net, folder, out, asked)
+            elif not peer(name, net, folder, out, asked):
+                continue
+            took.write_text(f"{time.monotonic() - begin:.1f}", encoding="utf-8")
+        files[name], seconds[name] = out, float(took.read_text(encoding="utf-8"))
     show(net.name, rows(files, seconds, test, labels, asked.rounds), len(labels))
 
 
-def ours(net: Path, folder: Path, asked: argparse.Namespace) -> Path:
+def peer(method: str, net: Path, folder: Path, out: Path, asked: argparse.Namespace) -> bool:
+    """Has a peer make its file, in its own environment."""
+    python = asked.peers / PEERS[method] / "bin" / "python"
+    script = Path(__file__).with_name("peer.py")
+    command = [python, script, method, net / "model.onnx", folder / "samples.npz", out, asked.scheme]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or not out.exists():
+        print(f"{net.name}: {method} failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1][:200]}")
+        return False
+    return True
+
+
+def ours(net: Path, folder: Path, out: Path, asked: argparse.Namespace) -> None:
     """The file that `auto` chooses; what it tried is printed."""
-    (out := folder / "edgepress").mkdir()
+    (own := folder / "edgepress").mkdir(exist_ok=True)
     found: dict[str, Any] = quantize_in_child(
         {
             "model": str(net / "model.onnx"),
@@ -107,13 +150,13 @@ def ours(net: Path, folder: Path, asked: argparse.Namespace) -> Path:
             "threads": 1,
             "batch_size": 32,
             "time_budget_s": asked.time_budget_s,
-            "out_folder": str(out),
+            "out_folder": str(own),
         }
     )
     for tried in found["tried"]:
         snr = "" if tried["snr_db"] is None else f"{tried['snr_db']:.2f} dB"
-        print(f"  {tried['step']:<15} {snr:>9}  {'kept' if tried['kept'] else tried['reason']}")
-    return out / "model.onnx"
+        print(f"  {tried['step']:<15} {snr:>9}  {'kept' if tried['kept'] else tried['reason']}", flush=True)
+    out.write_bytes((own / "model.onnx").read_bytes())
 
 
 def rows(
@@ -124,26 +167,41 @@ def rows(
     answers = {name: answer(session, test) for name, session in sessions.items()}
     times = latencies(sessions, {name: array[:1] for name, array in test.items()}, rounds)
     exact = answers["float"].astype(np.float64)
-    right = exact.argmax(-1) == labels
+    right = {name: (array.argmax(-1) == labels).astype(int) for name, array in answers.items()}
     found = []
     for name, array in answers.items():
         noise = float(np.sum((array - exact) ** 2))
-        change = (array.argmax(-1) == labels).astype(int) - right.astype(int)
-        ratios = times[name] / times["float"]
         found.append(
             Row(
                 name=name,
                 made_s=seconds[name],
                 snr_db=10 * np.log10(float(np.sum(exact**2)) / noise) if noise else float("inf"),
                 agreement=float((array.argmax(-1) == exact.argmax(-1)).mean()),
-                top1=float((array.argmax(-1) == labels).mean()),
-                difference=float(change.mean()),
-                error=float(change.std(ddof=1) / np.sqrt(len(change))),
-                latency_ratio=float(np.median(ratios)),
-                spread=(float(np.quantile(ratios, 0.25)), float(np.quantile(ratios, 0.75))),
+                top1=float(right[name].mean()),
+                difference=paired_points(right[name] - right["float"]),
+                ours_above=paired_points(right["edgepress"] - right[name]),
+                latency_ratio=paired_ratio(times[name] / times["float"]),
+                latency_us=float(np.median(times[name])) * 1e6,
+                ours_over=paired_ratio(times["edgepress"] / times[name]),
             )
         )
     return found
+
+
+def paired_points(change: NDArray[Any]) -> Interval:
+    """The mean of -1, 0 and 1 over samples, in points."""
+    mean, half = 100 * float(change.mean()), 196 * float(change.std(ddof=1) / np.sqrt(len(change)))
+    return Interval(value=mean, low=mean - half, high=mean + half)
+
+
+def paired_ratio(ratios: NDArray[np.float64]) -> Interval:
+    """The median over rounds; its interval by a bootstrap over blocks of rounds."""
+    random = np.random.default_rng(0)
+    blocks = ratios[: len(ratios) // BLOCK * BLOCK].reshape(-1, BLOCK)
+    drawn = random.integers(0, len(blocks), (2000, len(blocks)))
+    medians = np.median(blocks[drawn].reshape(2000, -1), axis=1)
+    low, high = np.quantile(medians, (0.025, 0.975))
+    return Interval(value=float(np.median(ratios)), low=float(low), high=float(high))
 
 
 def answer(session: Session, test: Arrays) -> NDArray[Any]:
@@ -173,15 +231,34 @@ def latencies(sessions: dict[str, Session], feed: Arrays, rounds: int) -> dict[s
 
 
 def show(net: str, found: list[Row], count: int) -> None:
-    """The table."""
+    """The table, and what it says."""
     print(f"\n{net}, {count} test samples\n")
-    print("| | output SNR | agreement | top-1 | against float | latency / float (quartiles) | made in |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    columns = "output SNR | agreement | top-1 | against float, points | latency / float | made in"
+    print(f"| | {columns} | ours less its top-1 | ours / its latency |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for row in found:
-        points, error = 100 * row.difference, 100 * row.error
-        spread = f"{row.spread[0]:.2f} to {row.spread[1]:.2f}"
-        answers = f"{row.snr_db:.2f} dB | {row.agreement:.4f} | {row.top1:.4f} | {points:+.2f} ± {error:.2f} points"
-        print(f"| {row.name} | {answers} | {row.latency_ratio:.2f} ({spread}) | {row.made_s:.0f} s |", flush=True)
+        answers = f"{row.snr_db:.2f} dB | {row.agreement:.4f} | {row.top1:.4f} | {told(row.difference, '+.2f')}"
+        against = f"{told(row.ours_above, '+.2f')} | {told(row.ours_over, '.3f')}"
+        latency = f"{told(row.latency_ratio, '.3f')} | {row.made_s:.0f} s"
+        print(f"| {row.name} | {answers} | {latency} | {against} |", flush=True)
+    peers = [row for row in found if row.name not in {"float", "edgepress"}]
+    for row in sorted(peers, key=lambda row: row.latency_us):
+        accuracy = "worse" if row.ours_above.high < 0 else "better" if row.ours_above.low > 0 else "within noise"
+        print(f"against {row.name}: top-1 {accuracy}, {speed(row.ours_over)} ({row.latency_us:.1f} us)")
+
+
+def speed(ratio: Interval) -> str:
+    """What the interval allows to say."""
+    if ratio.high < 1:
+        return "faster"
+    if ratio.low > 1:
+        return "slower" if ratio.low > 1 + SAME else "slower by little"
+    return "equal" if ratio.high <= 1 + SAME else "not shown"
+
+
+def told(interval: Interval, spec: str) -> str:
+    """With its interval."""
+    return f"{interval.value:{spec}} [{interval.low:{spec}}, {interval.high:{spec}}]"
 
 
 def read(path: Path) -> Arrays:

@@ -1,6 +1,9 @@
 """Runs in a peer's environment: quantises one model with one of its methods; needs nothing of this project.
 
-    peer.py METHOD MODEL CALIBRATION.npz OUT
+    peer.py METHOD MODEL CALIBRATION.npz OUT [SCHEME]
+
+For SCHEME ``ort-x86-avx2`` ONNX Runtime's quantiser reduces the range of weights to 7 bits, as its documentation says
+for CPUs without VNNI.
 
 METHOD: ort-minmax, ort-percentile, ort-entropy, nncf, nncf-fbc, modelopt-max, modelopt-entropy.
 """
@@ -69,6 +72,7 @@ def ort(kind: str, model: str, arrays: dict[str, np.ndarray], out: str) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=methods[kind],
+            reduce_range=sys.argv[5:] == ["ort-x86-avx2"],
         )
 
 

@@ -122,11 +122,10 @@ def costs_of(runs: Sequence[Mapping[str, Any]], layers: Sequence[str], device: s
     found = {}
     for number, layer in enumerate(layers, start=1):
         ratio = log_interval([block[str(number)] / block["0"] for block in full])
-        found[layer] = MeasuredCost(
-            us=_us(ratio.value, whole_us), low_us=_us(ratio.low, whole_us), high_us=_us(ratio.high, whole_us)
-        )  # type: ignore[arg-type]  # the value is never None
+        low_us, high_us = (None if end is None else _us(end, whole_us) for end in (ratio.low, ratio.high))
+        found[layer] = MeasuredCost(us=_us(ratio.value, whole_us), low_us=low_us, high_us=high_us)
     return MeasuredCosts(layers=found, whole_us=round(whole_us, 3), blocks=len(full), device=device)
 
 
-def _us(ratio: float | None, whole_us: float) -> float | None:
-    return None if ratio is None else round((ratio - 1.0) * whole_us, 3)
+def _us(ratio: float, whole_us: float) -> float:
+    return round((ratio - 1.0) * whole_us, 3)

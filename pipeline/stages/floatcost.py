@@ -87,12 +87,15 @@ class FloatCost:
         request = {**self.request, "method": method, "out_folder": str(variants), "layers": [*layers]}
         request["float_nodes"] = sorted(always)
         what = "quantisation with single layers in float"
-        made = call_limited("calibration.child_variants:variants_in_child", request, limits=self.limits, what=what)
+        made: Mapping[str, Any] = call_limited(
+            "calibration.child_variants:variants_in_child", request, limits=self.limits, what=what
+        )
         engines: dict[str, Path] = {}
-        for number, (layer, name) in enumerate(made["files"].items()):
+        files: Mapping[str, str] = made["files"]
+        for number, (layer, name) in enumerate(files.items()):
             engines[layer] = self.folder / f"variant-{number}"
             build_engine(variants / name, self.profile, "int8", engines[layer])
-            on_share(0.5 * (number + 1) / len(made["files"]))
+            on_share(0.5 * (number + 1) / len(files))
             if json.loads((engines[layer] / "engine.json").read_text("utf-8")).get("build_on_device"):
                 raise DeviceError(
                     "the engine of each layer would be built on the device",

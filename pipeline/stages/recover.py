@@ -157,7 +157,9 @@ class Recovery:
         )
         text = f"measuring what float costs in each layer on {self.device}"
         try:
-            costs, measured = cost.measured(rows, method, lambda share: self.context.progress(0.85, text, share=share))
+            costs, measured = cost.measured(
+                rows, method, lambda share: self.context.progress(0.82 + 0.05 * share, text)
+            )
         except EdgepressError as error:
             if isinstance(error, DiskFailure):
                 raise

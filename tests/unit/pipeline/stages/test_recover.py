@@ -11,13 +11,15 @@ import numpy as np
 
 from pipeline.data import Dataset, Split
 from pipeline.recipe import QuantizeSection
+from pipeline.stages.floatcost import FloatCost
 from pipeline.stages.recover import Recovery
 from pipeline.tasks import Classification
 from targets import process
+from targets.errors import DeviceLost
 from targets.process import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import pytest
 
@@ -37,6 +39,7 @@ class World:
         self.accuracy = accuracy
         self.best_step = 7
         self.requests: list[tuple[str, Mapping[str, Any]]] = []
+        self.warnings: list[str] = []
 
     def call_limited(self, function: str, request: Mapping[str, Any], **_: object) -> dict[str, Any]:
         name = function.partition(":")[2]
@@ -47,7 +50,7 @@ class World:
         folder = Path(request["out_folder"])
         if name == "examine_in_child":
             (folder / "layers.json").write_text(json.dumps(LAYERS), encoding="utf-8")
-            return {"sensitivity": {"unit": "us", "snr_db": 30.0, "samples": 8}, "forecast": None}
+            return {"sensitivity": {"unit": "MACs", "costs": "counted", "snr_db": 30.0, "samples": 8}, "forecast": None}
         for file in FILES:
             (folder / file).write_text("+".join(request["float_nodes"]), encoding="utf-8")
         return {"int8_nodes": 1, "float_nodes": 2, "output_snr_db": 30.0, "agreement": 0.9, "other": 1}
@@ -62,6 +65,7 @@ def recover(
     monkeypatch: pytest.MonkeyPatch,
     *,
     splits: tuple[str, ...] = ("train",),
+    device: str | None = None,
     **section: object,
 ) -> tuple[dict[str, Any], Path]:
     folder = tmp_path / "out"
@@ -75,7 +79,7 @@ def recover(
         read_json=lambda _: {"inputs": [{"name": "x", "dtype": "float32", "shape": ["n", 1]}]}
     )
     nobody: Any = None
-    context: Any = SimpleNamespace(scratch=tmp_path, progress=lambda *_, **__: None)
+    context: Any = SimpleNamespace(scratch=tmp_path, progress=lambda *_, **__: None, warn=world.warnings.append)
     recovery = Recovery(
         request={"samples": str(tmp_path / "samples.npz"), "float_out": "parent.onnx", "seed": 3},
         limits=Limits(timeout_s=1.0),
@@ -87,6 +91,7 @@ def recover(
         data=Dataset(splits=dict.fromkeys((*splits, "validation"), SPLIT)),
         context=context,
         modules={"n0": "net.first"},
+        device=device,
     )
     return recovery.run(folder, SUMMARY), folder
 
@@ -146,7 +151,8 @@ def test_the_fewest_layers_go_float(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found, folder = recover(world, tmp_path, monkeypatch)
     assert [step["step"] for step in found["recovery"]] == ["qat", "mixed_precision"]
     mixed = found["recovery"][1]
-    assert (mixed["kept"], mixed["float_layers"], mixed["unit"]) == (True, ["net.first", "n1"], "us")
+    assert (mixed["kept"], mixed["float_layers"], mixed["unit"]) == (True, ["net.first", "n1"], "MACs")
+    assert mixed["costs"] == "counted"
     assert [point["accuracy"] for point in mixed["curve"]][:2] == [0.9, 0.8]
     assert {(folder / file).read_text(encoding="utf-8") for file in FILES} == {"n0+n1"}
     assert (found["accuracy"], found["float_nodes"], found["output_snr_db"]) == (0.895, 2, 30.0)
@@ -166,3 +172,45 @@ def test_nothing_is_done_where_nothing_may_be(tmp_path: Path, monkeypatch: pytes
     """Both off: no floor is looked at."""
     found, _ = recover(World({"int8": 0.1}), tmp_path, monkeypatch, qat="off", mixed_precision="off")
     assert found == {"accuracy": 0.1, "metric": "accuracy"}
+
+
+MIXED = {"int8": 0.7, "float": 0.9, "n3": 0.9, "n0": 0.9, "n0+n1": 0.9, "n0+n1+n2": 0.9, "n0+n3": 0.9, "n0+n1+n3": 0.9}
+
+
+def test_layers_are_ordered_by_what_the_device_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: measured microseconds take the place of counted work, and the record says where they are from."""
+    asked: list[tuple[str, str]] = []
+
+    def measured(
+        self: FloatCost, rows: list[dict[str, object]], method: str, on_share: Callable[[float], None]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        asked.append((self.device, method))
+        assert [row["node"] for row in rows] == [layer["node"] for layer in LAYERS]
+        on_share(1.0)
+        return {"n0": 50.0, "n1": 40.0, "n2": 30.0, "n3": -1.0}, {"device": "pi5", "blocks": 3}
+
+    monkeypatch.setattr(FloatCost, "measured", measured)
+    rows = [{**layer, "spared_db": 1.0} for layer in LAYERS]
+    monkeypatch.setitem(globals(), "LAYERS", rows)
+    world = World(MIXED | {"n2+n3": 0.9, "n1+n2+n3": 0.9})
+    found, _ = recover(world, tmp_path, monkeypatch, device="pi5", qat="off")
+    (mixed,) = found["recovery"]
+    assert asked == [("pi5", "mse")]
+    assert (mixed["unit"], mixed["costs"], mixed["measured"]["device"]) == ("us", "measured", "pi5")
+    assert mixed["float_layers"] == ["n3"]  # free, as measured; by work all would cost the same
+    assert not world.warnings
+
+
+def test_a_device_that_cannot_be_had_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: without a measurement the counted work orders the layers, and warning and record say why."""
+
+    def lost(*_: object) -> None:
+        raise DeviceLost("device 'pi5' does not answer", "no route to host", "switch it on")
+
+    monkeypatch.setattr(FloatCost, "measured", lost)
+    world = World(MIXED)
+    found, _ = recover(world, tmp_path, monkeypatch, device="pi5", qat="off")
+    (mixed,) = found["recovery"]
+    assert (mixed["unit"], mixed["costs"], mixed["kept"]) == ("MACs", "counted", True)
+    assert "does not answer" in mixed["why"]
+    assert len(world.warnings) == 1
