@@ -11,6 +11,7 @@ from typing import Any, Final
 from pipeline.artifacts import Artifact, CandidateBuild, QuantizedModel
 from pipeline.events import CandidateDropped
 from pipeline.reporting.measured import campaign_conditions, measured_part, not_included, timeline
+from pipeline.reporting.rivals import rival_sentence
 from pipeline.reporting.verdicts import verdict_sentence
 from pipeline.tasks.names import is_share
 from targets.profile import TargetProfile, profile_names
@@ -217,7 +218,16 @@ def _sentence(facts: RunFacts, candidates: Sequence[Mapping[str, Any]]) -> str:
     if shipped["name"] == against:
         return f"{start}: nothing that could be measured was shown to be better; {change}, {size}{_grade(shipped)}."
     speed = verdict_sentence(facts.campaign, shipped["name"], against)
-    return f"{start}. {speed} {change[0].upper()}{change[1:]}, {size}{_grade(shipped)}."
+    return f"{start}. {speed} {change[0].upper()}{change[1:]}, {size}{_grade(shipped)}.{_rival(facts, candidates)}"
+
+
+def _rival(facts: RunFacts, candidates: Sequence[Mapping[str, Any]]) -> str:
+    """How far the best of the other engines was behind, where there is one."""
+    assert facts.campaign is not None
+    key = "accuracy" if candidates[0].get("accuracy_device") is None else "accuracy_device"
+    lowest = float(candidates[0][key]) - float(facts.recipe["budget"]["accuracy_drop"])
+    found = rival_sentence(facts.campaign, candidates, str(facts.verdict["shipped"]), lowest)
+    return f" {found}" if found else ""
 
 
 def _change(facts: RunFacts, shipped: Mapping[str, Any], reference: Mapping[str, Any]) -> str:

@@ -62,8 +62,8 @@ class FloatCost:
         found = self._campaign(layers, spared_nodes(rows), method, on_share)
         costs = {name: cost.us for name, cost in found.layers.items()}
         work = {str(row["node"]): float(row["macs"]) for row in asked}
-        rate = max((costs[name] / work[name] for name in layers if work[name] > 0), default=0.0)
-        others = {name: round(max(rate, 0.0) * macs, 3) for name, macs in work.items() if name not in costs}
+        rate = max(0.0, sum(costs.values())) / max(1.0, sum(work[name] for name in layers))
+        others = {name: round(rate * macs, 3) for name, macs in work.items() if name not in costs}
         told = {
             "device": found.device,
             "blocks": found.blocks,

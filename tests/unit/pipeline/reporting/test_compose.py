@@ -419,3 +419,25 @@ def test_layers_are_those_of_what_ships(tmp_path: Path) -> None:
     run = made.compose()
     assert [row["name"] for row in run["layers"]] == ["of_other"]
     assert "quantised to int8 in the dialect openvino" in [stage["title"] for stage in run["stages"]]
+
+
+def test_the_headline_names_the_best_of_the_other_engines(tmp_path: Path) -> None:
+    """Promise: which engine won, and by how much against the fastest of another engine that could have shipped."""
+    names = ("dense-fp32", "fp32", "int8", "openvino-int8", "trt-fp16")
+    made = _Run(tmp_path, names)
+    made.special = {
+        "int8": {"precision": "int8", "accuracy": 0.9},
+        "openvino-int8": {"precision": "int8", "accuracy": 0.9},
+        "trt-fp16": {"precision": "fp16", "accuracy": 0.5},  # faster, and below the floor
+    }
+    assert made.campaign is not None
+    fast = {"latency_ms": {"value": 0.1, "ci95": [0.09, 0.11], "k": 2, "method": "m"}}
+    made.campaign["results"]["trt-fp16"] = {**made.campaign["results"]["trt-fp16"], **fast}
+    sentence = made.compose()["verdict"]["sentence"]
+    assert "Best of the other engines is openvino-int8: int8 is" in sentence
+    assert "trt-fp16" not in sentence
+
+
+def test_one_engine_alone_has_no_rival(tmp_path: Path) -> None:
+    """Promise: where every candidate is of one engine, the headline says nothing of others."""
+    assert "other engines" not in _Run(tmp_path).compose()["verdict"]["sentence"]
