@@ -29,7 +29,7 @@ class Recipe(Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    task: Literal["classification", "fidelity"]
+    task: Literal["classification", "detection", "segmentation", "regression", "recommendation", "fidelity"]
     metrics: MetricsSection = MetricsSection()
     targets: Annotated[list[str], Field(min_length=1)] = ["host"]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -31,6 +31,7 @@ class Task(ABC):
         name: What a recipe calls it.
         needs_labels: Whether it compares with labels; otherwise with the uncompressed model.
         asks_again: Whether equal inputs in two splits are no leak: the same user comes back, with another label.
+        smooths: Whether its loss knows label smoothing.
         known: Names of its metrics; ``<k>`` stands for a whole number.
         lower_is_better: Metrics that can be shown, but not decide.
         metric: Name of the main metric: the one that counts, higher is better.
@@ -41,6 +42,7 @@ class Task(ABC):
     name: ClassVar[str]
     needs_labels: ClassVar[bool] = True
     asks_again: ClassVar[bool] = False
+    smooths: ClassVar[bool] = True
     known: ClassVar[tuple[str, ...]]
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
 

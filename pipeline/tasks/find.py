@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipeline.tasks.classification import Classification
+from pipeline.tasks.detection import Detection
 from pipeline.tasks.fidelity import Fidelity
+from pipeline.tasks.recommendation import Recommendation
+from pipeline.tasks.regression import Regression
+from pipeline.tasks.segmentation import Segmentation
 from pipeline.usercode import FactoryRef, find_factory
 from targets.errors import Fault, nearest
 
@@ -15,12 +19,20 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
     from pipeline.tasks.base import Task
 
-TASKS: Final[Mapping[str, type[Task]]] = {task.name: task for task in (Classification, Fidelity)}
+TASKS: Final[Mapping[str, type[Task]]] = {
+    task.name: task for task in (Classification, Detection, Segmentation, Regression, Recommendation, Fidelity)
+}
 
 
 def find_task(recipe: Recipe) -> Task | list[Fault]:
     """The recipe's task; where a metric does not exist or cannot decide, a fault for each."""
-    return make_task(recipe.task, recipe.metrics.main, recipe.metrics.beside, recipe.folder)
+    task = make_task(recipe.task, recipe.metrics.main, recipe.metrics.beside, recipe.folder)
+    faults = [
+        Fault(where=f"{key}.label_smoothing", what=f"task `{recipe.task}` has no classes to smooth", fix="remove it")
+        for key, section in {"train": recipe.train, "distill": recipe.distill}.items()
+        if section and section.label_smoothing and not TASKS[recipe.task].smooths
+    ]
+    return [*(task if isinstance(task, list) else []), *faults] or task
 
 
 def make_task(

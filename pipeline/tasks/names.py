@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 _SHARES: Final = ("accuracy", "top<k>", "precision", "recall", "f1", "auc", "miou", "pixel_accuracy", "map", "map<k>",
-                  "hit_rate@<k>", "ndcg@<k>", "mrr")  # fmt: skip
+                  "hit_rate@<k>", "ndcg@<k>")  # fmt: skip
 _COUNTED: Final = ("accuracy", "top<k>", "hit_rate@<k>")
 
 
