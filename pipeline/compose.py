@@ -8,7 +8,8 @@ from typing import Any, Final
 from pipeline.building import Building, building
 from pipeline.candidates import offers
 from pipeline.chain import Chain
-from pipeline.data.source import DataSource, FileRef, find_data, find_file
+from pipeline.data.find import find_data
+from pipeline.data.source import DataSource, FileRef, find_file
 from pipeline.measuredon import AskDevice, device_name, measured_on
 from pipeline.plan import Chosen, Drops, Lineage, Node, Plan, Source
 from pipeline.recipe import Recipe
@@ -121,7 +122,7 @@ def _node(name: str, title: str, stage: Stage[Any], **inputs: Source) -> Node:
 
 def _data_node(recipe: Recipe, sources: _Sources) -> Node:
     needed = ("train", "validation") if recipe.train or recipe.distill else ("validation",)
-    stage = DataStage(source=sources.data, task=sources.task, splits=needed)
+    stage = DataStage(source=sources.data, task=sources.task.alone, splits=needed, duplicates=recipe.data.duplicates)
     return _node("data", "check the data", stage)
 
 

@@ -23,7 +23,8 @@ def validation_of(recipe: Path, engine: Path) -> tuple[Labelled, Task]:
     Raises:
         InputError: The recipe or its data are not valid, do not fit the engine, or have no labels to score with.
     """
-    from pipeline.data.source import DataSource, find_data
+    from pipeline.data.find import find_data
+    from pipeline.data.source import DataSource
     from pipeline.recipe import load_recipe
     from pipeline.stages.import_onnx import bind_to_onnx
     from pipeline.tasks import find_task

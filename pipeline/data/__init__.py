@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.data.source import DataSource, FactoryData, NpzData
+from pipeline.data.find import find_data
+from pipeline.data.images import ImageFolder
+from pipeline.data.npz import NpzData
+from pipeline.data.source import DataSource, FactoryData
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset, Split
 
-__all__ = ["DataSource", "Dataset", "FactoryData", "NpzData", "Split"]
+__all__ = ["DataSource", "Dataset", "FactoryData", "ImageFolder", "NpzData", "Split", "find_data"]
 
 
 def __getattr__(name: str) -> type:

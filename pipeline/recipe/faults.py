@@ -83,29 +83,35 @@ def _model_faults(recipe: Recipe) -> list[Fault]:
 
 def _data_faults(recipe: Recipe) -> list[Fault]:
     data = recipe.data
-    if bool(data.factory) == bool(data.npz):
-        return [
-            Fault(
-                where="data",
-                what="needs either `factory` or `npz`",
-                fix='write factory = "data.py:make_data" or npz = "data.npz"',
-            )
-        ]
+    given = [key for key in ("factory", "npz", "images") if getattr(data, key)]
+    if len(given) != 1:
+        what = f"has {' and '.join(given)}" if given else "needs one of `factory`, `npz` and `images`"
+        fix = 'write one of factory = "data.py:make_data", npz = "data.npz" or images = { folder = ..., size = ... }'
+        return [Fault(where="data", what=what, fix=fix)]
     faults = [
         Fault(where=f"data.{key}", what="is only for a factory", fix=f"remove data.{key}, or use data.factory")
         for key, used in {"args": data.args, "files": data.files}.items()
-        if data.npz and used
+        if used and not data.factory
     ]
-    faults += [
-        Fault(
-            where=key, what="needs a training split, and data.npz has none", fix=f"use data.factory, or remove [{key}]"
-        )
-        for key, used in {"train": recipe.train, "distill": recipe.distill}.items()
-        if data.npz and used
-    ]
+    if data.split:
+        faults += _split_faults(recipe)
     clash = sorted(set(data.args) & set(data.files))
     if clash:
         faults.append(Fault(where=f"data.files.{clash[0]}", what="is also in data.args", fix="rename one of them"))
+    return faults
+
+
+def _split_faults(recipe: Recipe) -> list[Fault]:
+    split, where = recipe.data.split, "data.split"
+    faults = []
+    if recipe.data.factory:
+        faults.append(Fault(where=where, what="is not for a factory, which splits itself", fix="remove data.split"))
+    if "validation" not in split:
+        faults.append(Fault(where=where, what="has no validation share", fix="add validation = 0.2"))
+    if "train" not in split and (recipe.train or recipe.distill):
+        faults.append(Fault(where=where, what="has no train share to train on", fix="add train = 0.6"))
+    if not math.isclose(sum(split.values()), 1.0, abs_tol=1e-6):
+        faults.append(Fault(where=where, what=f"makes {sum(split.values()):g}, not 1", fix="let the shares make 1"))
     return faults
 
 

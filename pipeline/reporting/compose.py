@@ -322,9 +322,9 @@ def _conditions(facts: RunFacts, engine: Mapping[str, Any]) -> dict[str, Any]:
 
 def _warnings(facts: RunFacts, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     found = _campaign_warnings(facts.campaign["warnings"]) if facts.campaign else []
-    shared = results["data"]["shared_with_train"]
-    if shared:
-        text = f"{shared} validation samples are also in the training split"
+    for pair, count in results["data"]["shared"].items():
+        first, second = pair.split("/")
+        text = f"{count} samples of the {second} split are also in the {first} split"
         found.append(_warning("W-LEAK", text, "split the data without duplicates", "equal bytes"))
     if facts.campaign is None:
         text = "latency was not measured: what ships may be slower than dense-fp32 on this target"

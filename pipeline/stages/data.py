@@ -6,15 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, final
 
 from pipeline.artifacts import DatasetInfo
 from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
 from pipeline.tasks import Task
+from targets.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.data import Split
+    from pipeline.data import Dataset
+
+_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +34,11 @@ class DataStage(Stage[DataInputs]):
         source: Where the data comes from.
         task: What the model is for.
         splits: Names of the splits that later stages need.
+        duplicates: Whether samples in two splits are an error.
     """
 
     name = "data"
-    version = 1
+    version = 2
     consumes = DataInputs
     produces = DatasetInfo
     tools: ClassVar[tuple[str, ...]] = ("numpy",)
@@ -42,6 +46,7 @@ class DataStage(Stage[DataInputs]):
     source: DataSource
     task: Task
     splits: tuple[str, ...]
+    duplicates: Literal["refuse", "allow"] = "refuse"
 
     def run(self, src: DataInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes ``info.json``."""
@@ -51,10 +56,7 @@ class DataStage(Stage[DataInputs]):
             data[name]  # raises for a split that is missing, before any long stage
         facts = self.task.check_labels(data)
         splits = {name: {"samples": len(split), "sha256": split.sha256()} for name, split in data.splits.items()}
-        shared = _shared_samples(data.splits["validation"].inputs, data.splits.get("train"))
-        if shared:
-            text = f"{shared} validation samples are also in the training split"
-            context.warn(f"{text}: {self.task.metric} will look better than it is")
+        shared = self._shared(data, context)
         info = {
             "schema": 1,
             "splits": splits,
@@ -65,26 +67,27 @@ class DataStage(Stage[DataInputs]):
             **facts,
         }
         (out / "info.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        return {"samples": {name: split["samples"] for name, split in splits.items()}, "shared_with_train": shared}
+        return {"samples": {name: split["samples"] for name, split in splits.items()}, "shared": shared}
 
+    def _shared(self, data: Dataset, context: Context) -> dict[str, int]:
+        """How many samples two splits share, as ``train/test`` to their number.
 
-def _shared_samples(validation: Mapping[str, Any], train: Split | None) -> int:
-    """How many validation samples also stand in the training split, byte for byte."""
-    if train is None:
-        return 0
-    seen = _sample_hashes(train.inputs)
-    return sum(digest in seen for digest in _sample_hashes(validation))
+        Raises:
+            InputError: There are some, and the recipe does not allow it.
+        """
+        from pipeline.data.leaks import shared_samples
 
-
-def _sample_hashes(inputs: Mapping[str, Any]) -> set[bytes]:
-    import hashlib
-
-    import numpy as np
-
-    count = len(next(iter(inputs.values())))
-    hashes = [hashlib.blake2b(digest_size=16) for _ in range(count)]
-    for name in sorted(inputs):
-        array = np.ascontiguousarray(inputs[name])
-        for digest, sample in zip(hashes, array, strict=True):
-            digest.update(np.ascontiguousarray(sample).data.cast("B"))
-    return {digest.digest() for digest in hashes}
+        found = shared_samples(data, with_labels=self.task.asks_again)
+        for pair, samples in found.items():
+            first, second = pair.split("/")
+            named = ", ".join(f"{first} {a} = {second} {b}" for a, b in samples[:_NAMED])
+            more = f" and {len(samples) - _NAMED} more" if len(samples) > _NAMED else ""
+            what = f"{len(samples)} samples of split {second!r} are in {first!r} too"
+            if self.duplicates == "refuse":
+                raise InputError(
+                    what,
+                    f"{named}{more} (counted from 0): {self.task.metric} would look better than it is",
+                    f'leave them out of {first!r}, or set data.duplicates = "allow" to be warned only',
+                )
+            context.warn(f"{what} ({named}{more}): {self.task.metric} will look better than it is")
+        return {pair: len(samples) for pair, samples in found.items()}

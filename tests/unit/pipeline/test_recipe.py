@@ -196,7 +196,7 @@ TORCH = ONNX.replace('onnx = "n.onnx"', 'factory = "m.py:net"')
     ("text", "where"),
     [
         (ONNX + "[export]\nopset = 18\n", ["export"]),
-        (TORCH + "[train]\nepochs = 1\n", ["train"]),
+        (TORCH + "split = { validation = 0.5, test = 0.5 }\n[train]\nepochs = 1\n", ["data.split"]),
         (
             ONNX + "[benchmark]\nmeasure = false\n[budget]\nlatency_ms = 5.0\nmemory_mb = 9\n",
             ["latency_ms", "memory_mb"],

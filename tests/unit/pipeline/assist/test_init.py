@@ -58,7 +58,6 @@ def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
         ({"onnx": "net.onnx"}, UsageError, "--onnx"),
         ({"npz": "d.npz"}, UsageError, "--npz"),
         ({"target": "hots"}, InputError, "'host'"),
-        ({"data": None, "npz": "d.npz"}, InputError, "training split"),
         ({"model": None, "onnx": "n.onnx", "weights": "w.pt"}, UsageError, "--weights"),
         ({"task": "fidelity"}, InputError, "needs labels"),
     ],

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import FactoryData, NpzData
-from pipeline.data.source import find_data, find_file
+from pipeline.data.find import find_data
+from pipeline.data.shares import CALIBRATED, Shares
+from pipeline.data.source import find_file
 from pipeline.recipe import Recipe
 from targets.errors import Fault, InputError
 
@@ -24,7 +26,7 @@ def _npz(folder: Path, seed: int = 0, /, **arrays: object) -> NpzData:
 def _source(path: Path, seed: int = 0) -> NpzData:
     file = find_file(path, "data.npz")
     assert not isinstance(file, Fault)
-    return NpzData(file=file, seed=seed)
+    return NpzData(file=file, shares=Shares(parts=CALIBRATED, seed=seed))
 
 
 def _refused(source: NpzData | FactoryData) -> str:
@@ -69,7 +71,7 @@ def test_too_few_samples_say_how_many_are_needed(count: int, tmp_path: Path) -> 
     """An empty split is an error before it is anything else."""
     message = _refused(_npz(tmp_path, x=_rows(count)))
     assert f"too few samples: {count}" in message
-    assert "3 in all" in message
+    assert "would be empty" in message
 
 
 def test_arrays_of_objects_are_refused_and_do_not_run(tmp_path: Path) -> None:
@@ -186,3 +188,32 @@ def test_npz_source_is_found_by_content(tmp_path: Path) -> None:
     missing = find_data(_recipe(tmp_path, {"npz": "gone.npz"}))
     assert isinstance(missing, list)
     assert missing[0].where == "data.npz"
+
+
+def test_npz_arrays_may_name_their_splits(tmp_path: Path) -> None:
+    """`train.x` and `train.labels` are the training split, as they stand."""
+    arrays = {"train.x": _rows(3), "train.labels": np.arange(3), "validation.x": _rows(2), "validation.labels": [1, 0]}
+    data = _npz(tmp_path, 0, **arrays).load()
+    assert list(data.splits) == ["train", "validation"]
+    assert data["train"].labels is not None
+    assert data["train"].labels.tolist() == [0, 1, 2]
+    assert "beside 'train.x'" in _refused(_npz(tmp_path, 0, **arrays, other=_rows(3)))
+
+
+def test_npz_with_splits_contradicts_shares(tmp_path: Path) -> None:
+    """A recipe that asks for shares would not get them: refused."""
+    source = _npz(tmp_path, 0, **{"validation.x": _rows(2)})
+    assert "data.split" in _refused(NpzData(file=source.file, shares=source.shares, chosen=True))
+
+
+@given(count=st.integers(5, 200), parts=st.lists(st.integers(1, 9), min_size=2, max_size=4))
+@settings(deadline=None, max_examples=40)
+def test_shares_are_what_they_say(count: int, parts: list[int]) -> None:
+    """Each split holds its share, to one sample; together they hold each row once."""
+    names = ("train", "calibration", "validation", "test")
+    shares = {name: part / sum(parts) for name, part in zip(names, parts, strict=False)}
+    if min(shares.values()) * count < 2:
+        shares = {"train": 0.5, "validation": 0.5}
+    rows = Shares(parts=shares, seed=0).split(count, "here")
+    assert sorted(row for part in rows.values() for row in part.tolist()) == [*range(count)]
+    assert all(abs(len(rows[name]) - share * count) <= 1 for name, share in shares.items())

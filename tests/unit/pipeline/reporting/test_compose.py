@@ -38,7 +38,7 @@ class _Run:
         self.models = {"int8": "quantize"}
         self.special: dict[str, dict[str, Any]] = {}  # more results of single builds
         self.stages: list[Artifact] = [
-            self.make(DatasetInfo, "data", {"samples": self.samples, "shared_with_train": 0}),
+            self.make(DatasetInfo, "data", {"samples": self.samples, "shared": {}}),
             self.make(TorchModel, "train", {"accuracy": 0.9, "parameters": 100, "macs": 1000, "curve": [{"epoch": 1}]}),
             self.make(
                 TorchModel,
@@ -289,7 +289,7 @@ def test_leaks_and_a_missing_test_split_are_told(tmp_path: Path) -> None:
     made = _Run(tmp_path)
     made.samples.pop("test")
     made.without("data")
-    made.stages.insert(0, made.make(DatasetInfo, "data2", {"samples": made.samples, "shared_with_train": 4}))
+    made.stages.insert(0, made.make(DatasetInfo, "data2", {"samples": made.samples, "shared": {"train/validation": 4}}))
     object.__setattr__(made.stages[0], "node", "data")
     run = made.compose()
     assert {"W-LEAK", "W-NO-TEST"} <= {warning["code"] for warning in run["warnings"]}

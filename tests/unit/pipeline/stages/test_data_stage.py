@@ -10,10 +10,11 @@ import pytest
 
 from pipeline.data import DataSource
 from pipeline.data.dataset import Dataset, Split
+from pipeline.data.leaks import shared_samples
 from pipeline.data.loaded import LoadedData
 from pipeline.stages.base import Context
 from pipeline.stages.data import DataInputs, DataStage
-from pipeline.tasks import Classification
+from pipeline.tasks import Classification, Recommendation
 from targets.errors import InputError
 
 
@@ -41,10 +42,33 @@ def test_a_split_that_a_later_stage_needs_is_missed_at_once(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_validation_samples_seen_in_training_are_told(tmp_path: Path) -> None:
-    """Promise: equal samples in both splits are counted and told, since accuracy flatters the model then."""
-    told: list[str] = []
+def test_samples_in_two_splits_are_refused_by_their_numbers(tmp_path: Path) -> None:
+    """Promise: what a model has learned from judges nothing: the samples are named, and the key that allows it."""
     stage = DataStage(source=_Given("train", "validation"), task=Classification(), splits=("train", "validation"))
+    with pytest.raises(InputError) as caught:
+        stage.run(DataInputs(), tmp_path, _context(tmp_path, []))
+    assert "4 samples of split 'validation' are in 'train' too" in caught.value.what
+    assert "train 0 = validation 0" in caught.value.why
+    assert 'data.duplicates = "allow"' in caught.value.fix
+
+
+def test_samples_in_two_splits_may_be_allowed(tmp_path: Path) -> None:
+    """Promise: then they are counted and told, since the metric flatters the model."""
+    told: list[str] = []
+    stage = DataStage(
+        source=_Given("train", "validation"), task=Classification(), splits=("train",), duplicates="allow"
+    )
     results = stage.run(DataInputs(), tmp_path, _context(tmp_path, told))
-    assert results["shared_with_train"] == 4
-    assert "4 validation samples" in told[0]
+    assert results["shared"] == {"train/validation": 4}
+    assert "accuracy will look better" in told[0]
+
+
+def test_users_who_come_back_are_no_leak(tmp_path: Path) -> None:
+    """Promise: in recommendation the same input asks for another label; only input and label together are a sample."""
+    source = _Given("train", "validation")
+    stage = DataStage(source=source, task=Recommendation(), splits=("train", "validation"))
+    with pytest.raises(InputError, match="4 samples"):
+        stage.run(DataInputs(), tmp_path, _context(tmp_path, []))
+    data = source.load()
+    other = Split(inputs=data["validation"].inputs, labels=np.array([1, 0, 1, 0]))
+    assert not shared_samples(Dataset(splits={"train": data["train"], "validation": other}), with_labels=True)

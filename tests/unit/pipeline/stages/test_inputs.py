@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.data import Split
 from pipeline.stages.calibrate import spread
-from pipeline.stages.data import _shared_samples
 from pipeline.stages.import_onnx import bind_to_onnx
 from pipeline.stages.inference import save_inputs, served_batch
 from targets.errors import InputError
@@ -77,14 +76,6 @@ def test_saved_inputs_come_back(tmp_path: Path) -> None:
     save_inputs(tmp_path / "x.npz", split(file=np.arange(3), b=np.ones((2, 2), np.float32)[:2]))
     with np.load(tmp_path / "x.npz") as archive:
         assert sorted(archive.files) == ["b", "file"]
-
-
-def test_shared_samples_are_counted_by_content() -> None:
-    """Equal rows count, however often and wherever they stand."""
-    train = split(x=np.array([[1.0], [2.0], [3.0]], np.float32))
-    assert _shared_samples({"x": np.array([[3.0], [4.0], [1.0]], np.float32)}, train) == 2
-    assert _shared_samples({"x": np.array([[4.0]], np.float32)}, train) == 0
-    assert _shared_samples({"x": np.array([[4.0]], np.float32)}, None) == 0
 
 
 def test_calibration_samples_are_spread_over_sorted_data() -> None:
