@@ -59,6 +59,8 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> fx.GraphModule:
     except Exception as error:
         raise _untraceable(error, model) from error
     assert isinstance(gm, fx.GraphModule)
+    gm.graph.eliminate_dead_code()  # what no output needs would hold dimensions for nobody
+    gm.recompile()
     mark_always_training(gm)
     return gm
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pipeline.pruning.allocate import choose_by_ratio
 from pipeline.pruning.criteria import CRITERIA, Criterion, L2Norm
 from pipeline.pruning.decisions import Decisions, Kept
+from pipeline.pruning.frozen import Frozen
 from pipeline.pruning.groups import Group, Member, PruningGraph, find_groups
 from pipeline.pruning.masking import mask_decisions
-from pipeline.pruning.propagate import Frozen
 from pipeline.pruning.surgery import apply_decisions
 
 __all__ = [

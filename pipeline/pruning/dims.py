@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
-from pipeline.pruning.labels import WHOLE, Ids
+from pipeline.pruning.labels import WHOLE, Flags, Ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from torch import fx
 
 Size: TypeAlias = "int | torch.SymInt"
 Factor: TypeAlias = "Size | Ids"
@@ -31,9 +31,22 @@ class Length:
 
     ids: Ids
 
-    def kept(self, removed: NDArray[np.bool_], roots: Ids) -> int:
-        """The new size, for a flag a root and the root of each label."""
-        return int(np.count_nonzero(~removed[roots[self.ids]]))
+    def kept(self, gone: Flags) -> int:
+        """The new size, given which labels go."""
+        return int(np.count_nonzero(~gone[self.ids]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScaledSize:
+    """A size in the arguments of an operator that is the batch size times as many as are kept of these labels.
+
+    Attributes:
+        node: The arithmetic that gives it, with every label counted.
+        ids: The labels.
+    """
+
+    node: fx.Node
+    ids: Ids
 
 
 def is_concrete(factor: Factor) -> bool:

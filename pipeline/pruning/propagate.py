@@ -8,14 +8,17 @@ of the operator are sizes. Roles are kept by label id, so they find their parame
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
 from pipeline.graph.operators import module_path, operator_name
+from pipeline.pruning.decisions import Statistics
 from pipeline.pruning.dims import Dim, Factor, Layout, Size, ids_of, is_labelled, labelled, plain, size_of
+from pipeline.pruning.factoring import split_grid
+from pipeline.pruning.frozen import Frozen, FrozenParts, on_record
 from pipeline.pruning.labels import WHOLE, Ids, Labels
 
 if TYPE_CHECKING:
@@ -27,21 +30,7 @@ Value: TypeAlias = "Layout | list[Layout] | None"
 Rule: TypeAlias = "Callable[[Propagation, fx.Node], Value]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frozen:
-    """A dimension that stays whole, and why.
-
-    Attributes:
-        operator: The operator that needs it whole (``layer_norm``), or that has no rule.
-        module: Path of the user's module the operator was called in; empty at the top.
-        reason: One line.
-        units: How many units could have been removed without it.
-    """
-
-    operator: str
-    module: str
-    reason: str
-    units: int
+Kind: TypeAlias = Literal["channel", "head", "head_dim", "hidden"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,23 +48,71 @@ class Rewrite:
     arguments: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Read:
+    """An operator that reads units through an activation: a sum, or the product of two activations.
+
+    It is the consumer whose "weights" are zeroed in the reference: there the activation is multiplied by 0 for the
+    units that go. With ``statistic``, the operator takes a statistic, and in the reference it leaves them out.
+
+    Attributes:
+        node: The operator.
+        source: The activation.
+        dims: The axes of the activation that are read, with their labels.
+        statistic: Whether the operator takes a statistic over the axes.
+    """
+
+    node: fx.Node
+    source: fx.Node
+    dims: dict[int, Ids]
+    statistic: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Renumber:
+    """A constant whose values are positions among labels, and change with what is kept of these.
+
+    Attributes:
+        name: Name of the parameter, buffer or constant.
+        ids: The labels its values count.
+    """
+
+    name: str
+    ids: Ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Constant:
+    """A parameter, buffer or constant, by its first name."""
+
+    name: str
+    value: Tensor
+
+
 @final
 class Propagation:
     """One pass over a graph; reads the shapes in ``node.meta["val"]`` and changes nothing in the graph."""
 
-    def __init__(self, gm: fx.GraphModule, rules: Mapping[str, Rule], fallback: Rule) -> None:
+    def __init__(
+        self, gm: fx.GraphModule, rules: Mapping[str, Rule], fallback: Rule, *, statistics: Statistics = "whole"
+    ) -> None:
         self.labels = Labels()
+        self.statistics = statistics
         self.parameters: dict[str, Layout] = {}  # parameters and buffers by their first name, ties once
         self.layouts: dict[fx.Node, Value] = {}
         self.rewrites: list[Rewrite] = []
-        self.frozen: list[Frozen] = []
+        self.reads: list[Read] = []
+        self.renumbered: dict[str, Renumber] = {}
+        self.kinds: list[tuple[Kind, Ids]] = []
+        self._frozen: list[FrozenParts] = []
         self._produced: list[Ids] = []
         self._consumed: list[Ids] = []
         self._zero_keeping: set[fx.Node] = set()  # views of one parameter: zero there is zero here
         self._names = _first_names(gm)
         self._gm = gm
         for node in gm.graph.nodes:
-            self.layouts[node] = self._visit(node, rules, fallback)
+            if node not in self.layouts:  # a rule may have followed several operators at once
+                self.layouts[node] = self._visit(node, rules, fallback)
 
     # ---- what rules ask
 
@@ -104,6 +141,15 @@ class Propagation:
         """Whether a node is a parameter, or only rearranges one: what is zero in the parameter is zero in it."""
         return node in self._zero_keeping
 
+    def constant(self, node: fx.Node) -> Constant | None:
+        """The parameter, buffer or constant that a node is, if it is one as it stands."""
+        while node.op == "call_function" and operator_name(node) in _COPIES:
+            (node,) = node.all_input_nodes
+        if node.op != "get_attr":
+            return None
+        value = _attribute(self._gm, str(node.target))
+        return Constant(name=self._names[id(value)], value=value) if isinstance(value, Tensor) else None
+
     # ---- what rules say
 
     def unite(self, a: Ids, b: Ids) -> None:
@@ -119,6 +165,17 @@ class Propagation:
         self.unite(ids_of(x), ids_of(weight))
         self._consumed.extend(labelled(weight))
 
+    def read(self, node: fx.Node, source: object, dims: Mapping[int, Dim], *, statistic: bool = False) -> None:
+        """An operator reads these axes of an activation: see `Read`."""
+        assert isinstance(source, fx.Node)
+        found = {axis: ids_of(dim) for axis, dim in dims.items() if is_labelled(dim)}
+        if found:
+            self.reads.append(Read(node=node, source=source, dims=found, statistic=statistic))
+
+    def call(self, kind: Kind, dim: Dim) -> None:
+        """The units of a dimension are of a kind."""
+        self.kinds.extend((kind, ids) for ids in labelled(dim))
+
     def fix(self, dim: Dim) -> None:
         """This dimension is nobody's channels (a kernel's height, say) and stays."""
         for ids in labelled(dim):
@@ -129,14 +186,28 @@ class Propagation:
         arrays = [ids for dim in dims for ids in labelled(dim)]
         if not arrays:
             return
-        roots = np.unique(self.labels.find(np.concatenate(arrays)))
-        roots = roots[roots != WHOLE]
-        units = len(roots if always else np.intersect1d(roots, self._produced_roots()))
-        self.labels.freeze(roots)
-        if units:
-            self.frozen.append(
-                Frozen(operator=operator_name(node), module=module_path(node), reason=reason, units=units)
+        parts = np.unique(self.labels.parts(np.concatenate(arrays)))
+        parts = parts[~self.labels.stays(parts)]
+        parts_on_record = parts if always else np.intersect1d(parts, self._produced_parts())
+        self.labels.freeze(parts)
+        if len(parts_on_record):
+            self._frozen.append(
+                FrozenParts(
+                    operator=operator_name(node), module=module_path(node), reason=reason, parts=parts_on_record
+                )
             )
+
+    def positions(self, node: fx.Node, dims: Sequence[Dim], reason: str) -> None:
+        """Keep dimensions whole whose indices are positions: pixels, or the three of queries, keys and values.
+
+        Where a view made them, one side of a grid, that costs no channel, and is not on record.
+        """
+        for dim in dims:
+            for ids in labelled(dim):
+                parts = self.labels.parts(ids)
+                if (self.labels.families(parts[parts != WHOLE]) > 0).all():
+                    self.labels.freeze(ids)
+        self.whole(node, dims, reason)
 
     def merge(self, node: fx.Node, a: Dim, b: Dim) -> Dim:
         """One dimension out of two of equal size that an operator takes index by index."""
@@ -148,7 +219,7 @@ class Propagation:
         return a
 
     def join(self, node: fx.Node, factors: Sequence[Factor]) -> Dim:
-        """The product of factors in canonical form; of two labelled neighbours the larger stays labelled."""
+        """The product of factors in canonical form."""
         result: list[Factor] = []
         for factor in factors:
             if isinstance(factor, torch.SymInt) or not result or isinstance(result[-1], torch.SymInt):
@@ -158,27 +229,25 @@ class Propagation:
         return tuple(f for f in result if not (isinstance(f, int) and f == 1)) or (1,)
 
     def split(self, ids: Ids, sizes: tuple[int, int]) -> tuple[Factor, Factor]:
-        """A labelled factor as a product of two, one of them labelled.
-
-        Where labels differ along both, the larger one (the inner of two equal) stays labelled and the labels along
-        the other are united: a channel shuffle prunes the same channel of each of its groups.
-        """
-        grid = self.labels.find(ids).reshape(sizes)
-        outer, inner = bool((grid != grid[:, :1]).any()) is False, bool((grid != grid[:1]).any()) is False
-        if not outer and not inner:
-            keep_inner = sizes[1] >= sizes[0]
-            self.unite(grid, grid[:1] if keep_inner else grid[:, :1])
-            outer, inner = not keep_inner, keep_inner
-        original = ids.reshape(sizes)
-        if outer and inner:
-            return self._unlabelled_or(original[:, 0], grid[0, 0], sizes)
-        return (original[:, 0], sizes[1]) if outer else (sizes[0], original[0])
+        """A labelled factor as a product of two: rows and columns of a grid, each labelled where its units can go."""
+        outer, inner = split_grid(self.labels, ids, sizes)
+        return (sizes[0] if outer is None else outer), (sizes[1] if inner is None else inner)
 
     def rewrite(self, node: fx.Node, arguments: dict[str, Any], *, target: OpOverload | None = None) -> None:
         """Write down arguments, by name, in which sizes are `Length`s; with ``target``, all of another operator's."""
         self.rewrites.append(Rewrite(node=node, target=target, arguments=arguments))
 
+    def renumber(self, name: str, ids: Ids) -> bool:
+        """A constant holds positions among ``ids``; whether it holds none among other labels already."""
+        known = self.renumbered.setdefault(name, Renumber(name=name, ids=ids))
+        return len(known.ids) == len(ids) and bool((self.labels.find(known.ids) == self.labels.find(ids)).all())
+
     # ---- what the analysis asks
+
+    @property
+    def frozen(self) -> list[Frozen]:
+        """The dimensions an operator keeps whole, with what that costs."""
+        return on_record(self.labels, self.parameters, self._frozen)
 
     def produced(self) -> Ids:
         """Label ids of weight indices that make a unit."""
@@ -228,23 +297,30 @@ class Propagation:
 
     def _product(self, node: fx.Node, a: Factor, b: Factor) -> Factor:
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-            smaller = a if len(a) < len(b) else b
-            self.whole(node, [(smaller,)], "flattens two prunable dimensions into one; the larger stays prunable")
-            return self._product(node, len(a), b) if smaller is a else self._product(node, a, len(b))
+            return self._product_of_labels(node, a, b)
         if isinstance(a, np.ndarray):
             return np.repeat(a, int(size_of(b)))
         if isinstance(b, np.ndarray):
             return np.tile(b, int(size_of(a)))
         return int(a) * int(b)
 
-    @staticmethod
-    def _unlabelled_or(along_outer: Ids, root: np.int64, sizes: tuple[int, int]) -> tuple[Factor, Factor]:
-        """All labels are one: nothing is labelled when that one stays, else it goes as a whole (kept on an axis)."""
-        return sizes if root == WHOLE else (along_outer, sizes[1])
+    def _product_of_labels(self, node: fx.Node, a: Ids, b: Ids) -> Factor:
+        if self.labels.stays(a).all():
+            return self._product(node, len(a), b)
+        if self.labels.stays(b).all():
+            return self._product(node, a, len(b))
+        if len(a) * len(b) > _MOST_PRODUCTS:
+            smaller = a if len(a) < len(b) else b
+            self.whole(node, [(smaller,)], "flattens two very long dimensions into one; the larger stays prunable")
+            return self._product_of_labels(node, a, b)
+        return self.labels.product(np.repeat(a, len(b)), np.tile(b, len(a)))
 
-    def _produced_roots(self) -> Ids:
-        return np.unique(self.labels.find(self.produced()))
+    def _produced_parts(self) -> Ids:
+        return np.unique(self.labels.parts(self.produced()))
 
+
+_COPIES = frozenset({"lift_fresh_copy", "clone", "contiguous", "detach", "alias"})
+_MOST_PRODUCTS = 1_000_000
 
 _REARRANGES = frozenset(
     {
@@ -262,6 +338,17 @@ _REARRANGES = frozenset(
         "squeeze",
         "detach",
         "alias",
+        "movedim",
+        "mT",
+        "numpy_T",
+        "slice",
+        "narrow",
+        "select",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "unbind",
+        "getitem",
     }
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 from torch import fx
@@ -12,15 +12,21 @@ from pipeline.graph.operators import arguments, operator_name
 from pipeline.pruning.dims import Dim, Layout, Size, ids_of, is_labelled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pipeline.pruning.propagate import Propagation, Rule, Value
+
+Operand: TypeAlias = "tuple[Layout, tuple[Size, ...]]"
 
 
 def elementwise(p: Propagation, node: fx.Node) -> Value:
     """Aligns the inputs from the right and unites what meets; an axis of size 1 is stretched and decides nothing."""
-    operands = [argument for argument in node.all_input_nodes if p.is_tensor(argument)]
-    shape = p.shape(node)
+    operands = [(p.layout(a), p.shape(a)) for a in node.all_input_nodes if p.is_tensor(a)]
+    return broadcast(p, node, operands, p.shape(node))
+
+
+def broadcast(p: Propagation, node: fx.Node, operands: Sequence[Operand], shape: tuple[Size, ...]) -> Layout:
+    """The layout of tensors, given as layout and shape, that an operator takes index by index."""
     return tuple(_meeting(p, node, operands, shape, axis) for axis in range(-len(shape), 0))
 
 
@@ -60,14 +66,13 @@ def glu(p: Propagation, node: fx.Node) -> Value:
     return (*x[:axis], (ids[:half],), *x[axis + 1 :])
 
 
-def _meeting(p: Propagation, node: fx.Node, operands: list[fx.Node], shape: tuple[Size, ...], axis: int) -> Dim:
+def _meeting(p: Propagation, node: fx.Node, operands: Sequence[Operand], shape: tuple[Size, ...], axis: int) -> Dim:
     result: Dim | None = None
-    for operand in operands:
-        layout: Layout = p.layout(operand)
+    for layout, sizes in operands:
         if len(layout) < -axis:
             continue
         dim = layout[axis]
-        if _is_one(p.shape(operand)[axis]) and not _is_one(shape[axis]):
+        if _is_one(sizes[axis]) and not _is_one(shape[axis]):
             p.whole(node, [dim], "is stretched over another tensor")
         else:
             result = dim if result is None else p.merge(node, result, dim)

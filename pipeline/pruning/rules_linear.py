@@ -1,4 +1,4 @@
-"""Rules of operators with weights: convolutions, matrix products, embeddings."""
+"""Rules of layers: convolutions, linear layers, embeddings."""
 
 from __future__ import annotations
 
@@ -66,21 +66,6 @@ def linear(p: Propagation, node: fx.Node) -> Value:
     return (*x[:-1], weight[0])
 
 
-def matrix_product(p: Propagation, node: fx.Node) -> Value:
-    """(..., n, k) times (k, m), where one side is a parameter; the product of two activations keeps k whole."""
-    left, right = (node.args[0], node.args[1])
-    a, b = p.layout(left), p.layout(right)
-    if p.is_parameter_view(right) and len(b) == 2:  # noqa: PLR2004  (a matrix)
-        p.consume(a[-1], b[0])
-        p.produce(b[1])
-        return (*a[:-1], b[1])
-    if p.is_parameter_view(left) and len(a) == 2 and len(b) == 2:  # noqa: PLR2004
-        p.consume(b[0], a[1])
-        p.produce(a[0])
-        return (a[0], b[1])
-    return _unlabelled(p, node)
-
-
 def addmm(p: Propagation, node: fx.Node) -> Value:
     """``bias + x @ weight`` with weight (I, O)."""
     a = arguments(node)
@@ -99,7 +84,8 @@ def embedding(p: Propagation, node: fx.Node) -> Value:
     """Weight (V, E): the rows are looked up and stay, the columns are produced."""
     a = arguments(node)
     indices, weight = p.layout(a["indices"]), p.layout(a["weight"])
-    p.whole(node, [weight[0]], "its rows are looked up by number")
+    p.whole(node, indices, "looks rows up by them")
+    p.fix(weight[0])  # its rows are looked up by number
     p.produce(weight[1])
     return (*indices, weight[1])
 
@@ -132,7 +118,7 @@ def _plain_channels(p: Propagation, node: fx.Node, x: Layout, weight: Layout) ->
     """Whether x is (N, C, *spatial) with concrete channels; labelled spatial axes are kept whole."""
     if len(x) != len(weight) or len(x[1]) != 1 or not is_concrete(x[1][0]):
         return False
-    p.whole(node, [x[0], *x[2:]], "slides over it")
+    p.positions(node, [x[0], *x[2:]], "slides over it")
     return True
 
 
@@ -140,7 +126,7 @@ def _direct(p: Propagation, node: fx.Node, weight: object, dims: list[Dim]) -> b
     """Whether zero in the parameter means zero in the weight; else what the weight touches stays whole."""
     if p.is_parameter_view(weight):
         return True
-    p.whole(node, dims, "its weight is computed, not a parameter")
+    p.whole(node, dims, "its weight is computed, not a parameter", always=True)
     return False
 
 
@@ -157,8 +143,6 @@ RULES: Final[Mapping[str, Rule]] = {
     **{f"conv{n}d": convolution for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": transposed_convolution for n in (1, 2, 3)},
     "linear": linear,
-    "matmul": matrix_product,
-    "mm": matrix_product,
     "addmm": addmm,
     "embedding": embedding,
 }

@@ -58,7 +58,7 @@ def select(p: Propagation, node: fx.Node) -> Value:
             p.whole(node, [x[axis]], "takes an index that is computed")
         else:
             index = a["index"] % len(ids)
-            p.whole(node, [(ids[index : index + 1],)], "takes this index alone")
+            p.positions(node, [(ids[index : index + 1],)], "takes this index alone")
             p.rewrite(node, {"index": Length(ids=ids[:index])})
     return (*x[:axis], *x[axis + 1 :])
 
@@ -84,7 +84,7 @@ def unbind(p: Propagation, node: fx.Node) -> Value:
     """One output an index: the axis stays whole."""
     x = p.layout(node.args[0])
     axis = arguments(node)["dim"] % len(x)
-    p.whole(node, [x[axis]], "gives each of its indices as a tensor")
+    p.positions(node, [x[axis]], "gives each of its indices as a tensor")
     return [(*x[:axis], *x[axis + 1 :])] * len(node.meta["val"])
 
 

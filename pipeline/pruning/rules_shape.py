@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from pipeline.graph.operators import arguments
-from pipeline.pruning.dims import Dim, Layout, Length, Size, ids_of, is_labelled, kept_size
+from pipeline.pruning.dims import Dim, Layout, Length, ScaledSize, Size, ids_of, is_labelled, kept_size, labelled
 from pipeline.pruning.regroup import regroup
 
 if TYPE_CHECKING:
@@ -59,6 +59,17 @@ def transpose(p: Propagation, node: fx.Node) -> Value:
     return tuple(x)
 
 
+def reversed_axes(p: Propagation, node: fx.Node) -> Value:
+    """All axes the other way round."""
+    return p.layout(node.args[0])[::-1]
+
+
+def last_two(p: Propagation, node: fx.Node) -> Value:
+    """The last two axes change places."""
+    *batch, rows, columns = p.layout(node.args[0])
+    return (*batch, columns, rows)
+
+
 def movedim(p: Propagation, node: fx.Node) -> Value:
     """Axes move, the others keep their order."""
     x = p.layout(node.args[0])
@@ -101,6 +112,22 @@ def expand(p: Propagation, node: fx.Node) -> Value:
             out.append(dim)
     a = arguments(node)
     return _resized(p, node, "size", a["size"], tuple(out)) if "size" in a else tuple(out)
+
+
+def expand_as(p: Propagation, node: fx.Node) -> Value:
+    """Stretched to the other's sizes, whatever they become."""
+    a = arguments(node)
+    x, other = p.layout(node.args[0]), p.layout(a["other"])
+    before, after = p.shape(node.args[0]), p.shape(node)
+    new = len(after) - len(before)
+    pairs = zip(x, before, after[new:], other[new:], strict=True)
+    return (
+        *other[:new],
+        *(
+            stretched if _is_one(old) and not _is_one(size) else p.merge(node, dim, stretched)
+            for dim, old, size, stretched in pairs
+        ),
+    )
 
 
 def repeat(p: Propagation, node: fx.Node) -> Value:
@@ -158,11 +185,21 @@ def _resized(p: Propagation, node: fx.Node, name: str, sizes: Sequence[Any], out
             new[axis] = length
         elif not open_axes:
             open_axes, new[axis] = [axis], -1
+        elif isinstance(sizes[axis], fx.Node) and len(labelled(dim)) == 1 and _only_scaled(dim):
+            new[axis] = ScaledSize(node=sizes[axis], ids=labelled(dim)[0])
         else:
             p.whole(node, [dim], "its size is computed together with the batch size")
     if any(new_size is not old for new_size, old in zip(new, sizes, strict=True)):
         p.rewrite(node, {name: new})
     return out
+
+
+def _only_scaled(dim: Dim) -> bool:
+    return sum(isinstance(factor, torch.SymInt) for factor in dim) + len(labelled(dim)) == len(dim)
+
+
+def _is_one(size: Size) -> bool:
+    return isinstance(size, int) and size == 1
 
 
 def _tiled(p: Propagation, node: fx.Node, dim: Dim, count: Size, size: Size) -> Dim:
@@ -185,11 +222,14 @@ RULES: Final[Mapping[str, Rule]] = {
     "flatten": flatten,
     "unflatten": unflatten,
     "permute": permute,
-    **dict.fromkeys(("transpose", "t", "numpy_T", "swapaxes", "swapdims"), transpose),
+    **dict.fromkeys(("transpose", "t", "swapaxes", "swapdims"), transpose),
+    "numpy_T": reversed_axes,
+    "mT": last_two,
     "movedim": movedim,
     "squeeze": squeeze,
     "unsqueeze": unsqueeze,
-    **dict.fromkeys(("expand", "broadcast_to", "expand_as"), expand),
+    **dict.fromkeys(("expand", "broadcast_to"), expand),
+    "expand_as": expand_as,
     **dict.fromkeys(("repeat", "tile"), repeat),
     "flip": flip,
     "pixel_shuffle": pixel_shuffle,

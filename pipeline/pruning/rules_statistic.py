@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+import numpy as np
 import torch
 from torch import fx
 
-from pipeline.graph.operators import arguments
-from pipeline.pruning.rules_elementwise import elementwise
+from pipeline.graph.operators import arguments, operator_name
+from pipeline.pruning.dims import Length, ids_of, is_concrete, is_labelled
+from pipeline.pruning.rules_elementwise import broadcast, elementwise
+from pipeline.pruning.statistics import LEFT_OUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pipeline.pruning.dims import Layout, Size
     from pipeline.pruning.propagate import Propagation, Rule, Value
@@ -29,42 +32,88 @@ def channel_norm(p: Propagation, node: fx.Node) -> Value:
 
 
 def layer_norm(p: Propagation, node: fx.Node) -> Value:
-    """A statistic over the last axes, which stay whole (layer norm and RMS norm)."""
+    """A statistic over the last axes (layer norm and RMS norm)."""
     a = arguments(node)
     x = p.layout(a["input"])
-    normalised = len(a["normalized_shape"])
-    _whole_with_parameters(p, node, x[len(x) - normalised :], a)
+    first = len(x) - len(a["normalized_shape"])
+    for name in ("weight", "bias"):
+        if isinstance(a.get(name), fx.Node):
+            for dim, own in zip(x[first:], p.layout(a[name]), strict=True):
+                p.merge(node, dim, own)
+    if _left_out(p, node, a["input"], range(first, len(x))):
+        sizes = [Length(ids=ids_of(dim)) if is_labelled(dim) else dim[0] for dim in x[first:]]
+        p.rewrite(node, {"normalized_shape": sizes})
     return x
 
 
 def group_norm(p: Propagation, node: fx.Node) -> Value:
-    """A statistic over groups of channels, which stay whole."""
+    """A statistic over each group of channels: whole groups can go, and channels of them where they are left out."""
     a = arguments(node)
-    x = p.layout(a["input"])
-    _whole_with_parameters(p, node, x[1:], a)
-    return x
+    x, groups = p.layout(a["input"]), int(a["num_groups"])
+    p.whole(node, x[2:], "takes a statistic over it")
+    channels = x[1]
+    for name in ("weight", "bias"):
+        if isinstance(a.get(name), fx.Node):
+            channels = p.merge(node, channels, p.layout(a[name])[0])
+    if not is_labelled(channels):
+        return x
+    ids = ids_of(channels)
+    grid = ids.reshape(groups, -1)
+    if p.statistics == "leave_out":
+        rows, columns = p.split(ids, (groups, grid.shape[1]))
+        if isinstance(columns, np.ndarray):
+            p.read(node, a["input"], {1: channels}, statistic=True)
+        if isinstance(rows, np.ndarray):
+            p.rewrite(node, {"num_groups": Length(ids=rows)})
+    else:
+        p.unite(grid, grid[:, :1])
+        p.rewrite(node, {"num_groups": Length(ids=grid[:, 0])})
+    return (x[0], channels, *x[2:])
 
 
 def along(p: Propagation, node: fx.Node) -> Value:
     """Softmax, cumulative sums: a statistic along one axis, same shape."""
     x = p.layout(node.args[0])
-    axis = arguments(node)["dim"]
-    p.whole(node, [x[axis]], "takes a statistic over it")
+    _left_out(p, node, node.args[0], [arguments(node)["dim"] % len(x)])
     return x
 
 
 def reduction(p: Propagation, node: fx.Node) -> Value:
-    """Mean, sum, maximum over axes: these stay whole and vanish (or shrink to 1), the others pass."""
+    """Mean, sum, maximum over axes, which vanish (or shrink to 1); the others pass.
+
+    A sum, or a norm, of what a consumer does not see is that of the rest: its axis can be pruned like that of a matrix
+    product. Mean and maximum are statistics.
+    """
     a = arguments(node)
     if "other" in a:  # the maximum of two tensors has the same name
         return elementwise(p, node)
     x = p.layout(node.args[0])
     axes = _axes(a.get("dim"), len(x))
-    p.whole(node, [x[axis] for axis in sorted(axes)], "takes a statistic over it")
+    labelled_axes = {axis: x[axis] for axis in sorted(axes) if is_labelled(x[axis])}
+    if operator_name(node) in _SUMS and all(len(dim) == 1 for dim in labelled_axes.values()):
+        p.read(node, node.args[0], labelled_axes)
+    else:
+        _left_out(p, node, node.args[0], sorted(axes))
     keep = bool(a.get("keepdim", False))
     out: Layout = tuple((1,) if axis in axes else dim for axis, dim in enumerate(x) if keep or axis not in axes)
     value = node.meta["val"]
     return out if isinstance(value, torch.Tensor) else [out for _ in value]
+
+
+def cosine_similarity(p: Propagation, node: fx.Node) -> Value:
+    """Sums of products over one axis: what is zero in both vectors does not count."""
+    a = arguments(node)
+    first, second = p.layout(a["x1"]), p.layout(a["x2"])
+    axis = a["dim"]
+    if len(first) != len(second) or len(first[axis]) != 1:
+        p.whole(node, p.input_dims(node), "compares tensors of unlike shape", always=True)
+        return tuple((size,) for size in p.shape(node))
+    dim = p.merge(node, first[axis], second[axis])
+    for name, layout in (("x1", first), ("x2", second)):
+        p.read(node, a[name], {axis % len(layout): dim})
+    shapes = [(layout, p.shape(a[name])) for name, layout in (("x1", first), ("x2", second))]
+    rest = [(_without(layout, axis), _without(sizes, axis)) for layout, sizes in shapes]
+    return broadcast(p, node, rest, p.shape(node))
 
 
 def spatial(axes: int) -> Callable[[Propagation, fx.Node], Value]:
@@ -72,7 +121,7 @@ def spatial(axes: int) -> Callable[[Propagation, fx.Node], Value]:
 
     def rule(p: Propagation, node: fx.Node) -> Value:
         x = p.layout(node.args[0])
-        p.whole(node, x[len(x) - axes :], "slides over it")
+        p.positions(node, x[len(x) - axes :], "slides over it")
         value = node.meta["val"]
         if isinstance(value, torch.Tensor):
             return _with_spatial(x, axes, p.shape(node))
@@ -91,14 +140,24 @@ def _axes(dim: int | Sequence[int] | None, rank: int) -> set[int]:
     return {axis % rank for axis in ([dim] if isinstance(dim, int) else dim)} if rank else set()
 
 
-def _whole_with_parameters(p: Propagation, node: fx.Node, dims: Layout, a: Mapping[str, Any]) -> None:
-    p.whole(node, dims, "takes a statistic over it")
-    for name in ("weight", "bias"):
-        if isinstance(a.get(name), fx.Node):
-            for dim in p.layout(a[name]):
-                p.fix(dim)
+def _left_out(p: Propagation, node: fx.Node, source: object, axes: Iterable[int]) -> bool:
+    """Whether the operator may leave units of these axes out of its statistic; else they stay whole."""
+    x = p.layout(source)
+    dims = {axis: x[axis] for axis in axes if is_labelled(x[axis])}
+    able = operator_name(node) in LEFT_OUT and all(len(x[axis]) == 1 and is_concrete(x[axis][0]) for axis in axes)
+    if p.statistics == "leave_out" and able:
+        p.read(node, source, dims, statistic=True)
+        return True
+    p.whole(node, list(dims.values()), "takes a statistic over it")
+    return False
 
 
+def _without(items: Sequence[_T], axis: int) -> tuple[_T, ...]:
+    return tuple(item for i, item in enumerate(items) if i != axis % len(items))
+
+
+_T = TypeVar("_T")
+_SUMS: Final = frozenset({"sum", "linalg_vector_norm", "norm"})
 _POOLS: Final = (
     "max_pool",
     "avg_pool",
@@ -136,9 +195,12 @@ RULES: Final[Mapping[str, Rule]] = {
             "argmin",
             "any",
             "all",
+            "linalg_vector_norm",
+            "norm",
         ),
         reduction,
     ),
+    "cosine_similarity": cosine_similarity,
     "batch_norm": channel_norm,
     "instance_norm": channel_norm,
     "layer_norm": layer_norm,

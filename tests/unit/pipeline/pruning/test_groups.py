@@ -31,16 +31,16 @@ class Stages(nn.Module):
 
 
 class Norms(nn.Module):
-    """Operators that need a dimension whole, and one that has no rule."""
+    """Operators that need a dimension whole, one that goes by groups, and one that has no rule."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.gn, self.b = nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 6, 1)
-        self.c, self.ln, self.rnn = nn.Linear(6, 10), nn.LayerNorm(10), nn.GRU(10, 4, batch_first=True)
+        self.c, self.ln, self.d = nn.Linear(6, 10), nn.LayerNorm(10), nn.Linear(10, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.b(self.gn(self.a(x))).flatten(2).transpose(1, 2)
-        return self.rnn(self.ln(self.c(x)))[0]
+        return torch.cdist(self.d(self.ln(self.c(x))), x.new_ones(1, 4))
 
 
 def groups_of(model: nn.Module) -> PruningGraph:
@@ -70,23 +70,23 @@ def test_padded_shortcut_makes_two_groups() -> None:
 
 
 def test_what_stays_whole_is_named() -> None:
-    """Group norm, layer norm and an operator without rule are on record with module, reason and units."""
+    """Promise: a norm and an operator without rule are on record with module, reason, units and parameters."""
     graph = groups_of(Norms())
-    assert [group.name for group in graph.groups] == ["b"]
-    found = {(f.operator, f.module): (f.reason, f.units) for f in graph.frozen}
-    assert found["group_norm", "gn"] == ("takes a statistic over it", 8)
-    assert found["layer_norm", "ln"] == ("takes a statistic over it", 10)
-    reason, units = found["gru", "rnn"]
-    assert "no rule" in reason
-    assert units > 0
+    assert [(group.name, group.size, group.channels_per_unit) for group in graph] == [("a", 2, 4), ("b", 6, 1)]
+    found = {(f.operator, f.module): f for f in graph.frozen}
+    norm = found["layer_norm", "ln"]
+    assert (norm.reason, norm.units) == ("takes a statistic over it", 10)
+    assert norm.parameters == 10 * 6 + 10 + 10 + 10 + 4 * 10
+    assert "no rule" in found["cdist", ""].reason
+    assert (found["cdist", ""].units, found["cdist", ""].parameters) == (4, 4 * 10 + 4)
 
 
 def test_nothing_to_prune_is_an_error_that_says_why() -> None:
     """A model whose channels all stay has no groups, and asking for a ratio says which operators hold them."""
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(32, 2))
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.LayerNorm([8, 2, 2]), nn.Flatten(), nn.Linear(32, 2))
     graph = groups_of(model)
     assert graph.groups == ()
-    with pytest.raises(InputError, match="group_norm"):
+    with pytest.raises(InputError, match="layer_norm"):
         choose_by_ratio(graph, {}, ratio=0.5)
 
 
