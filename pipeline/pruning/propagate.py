@@ -188,7 +188,8 @@ class Propagation:
             return
         parts = np.unique(self.labels.parts(np.concatenate(arrays)))
         parts = parts[~self.labels.stays(parts)]
-        parts_on_record = parts if always else np.intersect1d(parts, self._produced_parts())
+        made = np.intersect1d(parts, self._produced_parts())
+        parts_on_record = parts if always and not len(made) else made
         self.labels.freeze(parts)
         if len(parts_on_record):
             self._frozen.append(
