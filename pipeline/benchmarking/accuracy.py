@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline.benchmarking.devicebuild import NotBuiltThere, put_engine
+from pipeline.benchmarking.devicebuild import Made, NotBuiltThere, put_engine
+from pipeline.benchmarking.staging import engine_folder
 from targets.engines.base import EngineBuild
 from targets.errors import DeviceError, InputError
 from targets.files import disk_guard
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 PIECE_BYTES: Final = 16 << 20
 MAX_PIECE_SAMPLES: Final = 4096
 _PIECE_TIMEOUT_S: Final = 900.0
-_FOLDER: Final = "accuracy"
 _INPUTS: Final = "accuracy/inputs.npz"
 _RESULT: Final = "result.npz"
 
@@ -54,6 +54,7 @@ def score_on_device(
     scratch: Path,
     *,
     required: Collection[str] | None = None,
+    made: Made | None = None,
     on_share: OnShare = lambda _done, _engine: None,
 ) -> dict[str, dict[str, Any]]:
     """The task's metric of every engine, from answers that the device gave.
@@ -68,6 +69,7 @@ def score_on_device(
         scratch: A folder for files in passing.
         required: Names of the engines that must be scored; others that cannot be built on the device are left out.
             None: all must.
+        made: Engines that were built there in this session: noted, and not built again.
         on_share: Told the share done, and which engine is being scored.
 
     Returns:
@@ -91,7 +93,7 @@ def score_on_device(
 
             told(0.0)
             try:
-                answers[name], hashes[name] = _answers(session, index, folder, samples, scratch, told)
+                answers[name], hashes[name] = _answers(session, index, folder, samples, scratch, told, made)
             except NotBuiltThere:
                 if required is None or name in required or (index == 0 and not task.needs_labels):
                     raise  # without the uncompressed one there is nothing to compare the others with
@@ -121,7 +123,13 @@ def pieces(inputs: Arrays, batch: int) -> Iterator[slice]:
 
 
 def _answers(
-    session: Session, index: int, folder: Path, samples: Labelled, scratch: Path, told: Callable[[float], None]
+    session: Session,
+    index: int,
+    folder: Path,
+    samples: Labelled,
+    scratch: Path,
+    told: Callable[[float], None],
+    made: Made | None,
 ) -> tuple[Arrays, str]:
     """All outputs of one engine, by name in the engine's order, and the engine's hash."""
     import numpy as np
@@ -129,8 +137,8 @@ def _answers(
     from pipeline.stages.inference import save_arrays, served_batch
 
     engine = EngineBuild.read(folder)
-    remote = f"{_FOLDER}/{index}"
-    built = put_engine(engine, remote, session)
+    remote = engine_folder(index)
+    built = put_engine(engine, remote, session, made)
     digest = engine.sha256 if built is None else built.sha256
     batch = served_batch(engine.to_json())
     names = [port.name for port in engine.outputs]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.benchmarking import staging
 from pipeline.benchmarking.blocks import Passes, Sitting, kept, run_blocks
-from pipeline.benchmarking.devicebuild import send_engines
+from pipeline.benchmarking.devicebuild import Made, send_engines
 from pipeline.benchmarking.document import Outcome, twin_noise, undisturbed, write_document
 from pipeline.benchmarking.journal import Header, Journal, identity, open_journal, recall
 from pipeline.benchmarking.known import Noise, recall_noise, remember_noise
@@ -57,6 +57,7 @@ def run_campaign(
     state: Path | None = None,
     raw_path: Path | None = None,
     required: Collection[str] | None = None,
+    made: Made | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measures all engines on one device and compares them.
@@ -77,6 +78,7 @@ def run_campaign(
         raw_path: Where to write all samples (``.json.gz``, delta-coded); None keeps only their summaries.
         required: Names of the engines without which nothing is to be measured; others that cannot be built on the
             device are left out, and stand with the reason under ``unmeasured``. None: all are required.
+        made: Engines that the device has built in the session that it is held in: they are not built again.
         on_progress: Called before each process.
 
     Returns:
@@ -95,7 +97,7 @@ def run_campaign(
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepress-")))
         staged = staging.prepare(entrants, scratch)
         session = stack.enter_context(device.session())
-        staged, unmeasured = send_engines(staged, session, required)
+        staged, unmeasured = send_engines(staged, session, required, made)
         described = {item.name: staging.describe(item) for item in staged}
         now, begin = dt.datetime.now(dt.UTC), time.monotonic()
         start = _start(staged, session, device, options, mode, state, now=now, begin_s=begin)

@@ -63,8 +63,18 @@ class BuiltThere:
         }
 
 
-def put_engine(build: EngineBuild, folder: str, session: Session) -> BuiltThere | None:
+Made = dict[tuple[str, str], "BuiltThere | NotBuiltThere"]
+"""What a device made, or could not make, in this session: by folder there and hash of what was sent."""
+
+
+def put_engine(build: EngineBuild, folder: str, session: Session, made: Made | None = None) -> BuiltThere | None:
     """Sends an engine to the relative path ``folder`` on the device, and builds it there where that must be.
+
+    Args:
+        build: The engine.
+        folder: Where it goes.
+        session: The device.
+        made: What was made in this session before: that is not built again, and what is made is noted.
 
     Returns:
         What the device made; None where the engine was sent as it runs.
@@ -79,6 +89,20 @@ def put_engine(build: EngineBuild, folder: str, session: Session) -> BuiltThere 
         session.put(build.folder / name, f"{folder}/{name}")
     if not build.build_on_device:
         return None
+    made = {} if made is None else made
+    key = (folder, build.sha256)
+    if key not in made:
+        try:
+            made[key] = _made(build, folder, session)
+        except NotBuiltThere as error:
+            made[key] = error
+    found = made[key]
+    if isinstance(found, NotBuiltThere):
+        raise found
+    return found
+
+
+def _made(build: EngineBuild, folder: str, session: Session) -> BuiltThere:
     try:
         answer = session.run(["build", folder], timeout_s=BUILD_TIMEOUT_S).result
     except DeviceLost:
@@ -89,7 +113,7 @@ def put_engine(build: EngineBuild, folder: str, session: Session) -> BuiltThere 
 
 
 def send_engines(
-    staged: Sequence[Staged], session: Session, required: Collection[str] | None
+    staged: Sequence[Staged], session: Session, required: Collection[str] | None, made: Made | None = None
 ) -> tuple[tuple[Staged, ...], dict[str, dict[str, str]]]:
     """Sends all engines, builds there what must be, and has nodes counted that only the device can place.
 
@@ -97,6 +121,7 @@ def send_engines(
         staged: The engines.
         session: The device.
         required: Names of those without which nothing is to be measured; None for all.
+        made: As for `put_engine`.
 
     Returns:
         Those that are ready, with what the device made of them; and why the others are not: what, why, fix by name.
@@ -108,7 +133,7 @@ def send_engines(
     ready, failed = [], dict[str, DeviceError]()
     for item in staged:
         try:
-            built = put_engine(item.build, item.folder, session)
+            built = put_engine(item.build, item.folder, session, made)
             placed = placed_there(item, session)
         except (NotBuiltThere, NotPlacedThere) as error:
             if required is None or item.name in required:

@@ -68,6 +68,11 @@ class Staged:
         }
 
 
+def engine_folder(index: int) -> str:
+    """Where the engine with that number lies on the device."""
+    return f"engines/{index}"
+
+
 def prepare(entrants: Sequence[Entrant], scratch: Path) -> tuple[Staged, ...]:
     """Reads and checks all that will be sent; samples are cut to 64 and written anew into ``scratch``.
 
@@ -88,7 +93,7 @@ def _prepare(index: int, entrant: Entrant, scratch: Path) -> Staged:
     return Staged(
         name=entrant.name,
         build=build,
-        folder=f"engines/{index}",
+        folder=engine_folder(index),
         samples=samples,
         samples_name=f"samples-{digest[:16]}.npz",
         samples_sha256=digest,

@@ -17,6 +17,7 @@ from targets.errors import DeviceError
 from targets.profile import TargetProfile
 
 if TYPE_CHECKING:
+    from pipeline.benchmarking.devicebuild import Made
     from pipeline.benchmarking.request import Entrant
     from pipeline.data import Split
     from targets.devices.base import Device
@@ -77,6 +78,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         from pipeline.benchmarking.request import CampaignOptions
         from pipeline.stages.import_onnx import bind_to_onnx
         from targets.devices import device
+        from targets.devices.held import HeldDevice
 
         data = context.data.checked(self.source, src.data)
         split = bind_to_onnx(data["validation"], src.builds[0].read_json("engine.json"))
@@ -88,25 +90,29 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
                 f"{self.task.metric} is not measured on {self.device}: the engine to compare with does not run there"
             )
         wanted = self.accuracy_on_device and comparable
-        accuracy = self._accuracy(builds, split, target, context) if wanted else {}
-        begin = _ACCURACY_SHARE if accuracy else 0.0
-        campaign = run_campaign(
-            self._entrants(builds, split, context.scratch),
-            target,
-            CampaignOptions(
-                budget_s=self.budget_s,
-                seed=self.seed,
-                mode=self.mode,
-                affinity=self.profile.device.affinity,
-                memory_limit_mb=self.profile.device.memory_limit_mb,
-            ),
-            state=context.state,
-            raw_path=out / "raw.json.gz",
-            required=self.required,
-            on_progress=lambda at: context.progress(
-                min(1.0, begin + (1 - begin) * at.elapsed_s / at.budget_s), f"block {at.block + 1}: {at.engine}"
-            ),
-        )
+        made: Made = {}
+        with target.session() as session:  # one for both: what the device builds for the first serves the second
+            held = HeldDevice(target, session)
+            accuracy = self._accuracy(builds, split, held, context, made) if wanted else {}
+            begin = _ACCURACY_SHARE if accuracy else 0.0
+            campaign = run_campaign(
+                self._entrants(builds, split, context.scratch),
+                held,
+                CampaignOptions(
+                    budget_s=self.budget_s,
+                    seed=self.seed,
+                    mode=self.mode,
+                    affinity=self.profile.device.affinity,
+                    memory_limit_mb=self.profile.device.memory_limit_mb,
+                ),
+                state=context.state,
+                raw_path=out / "raw.json.gz",
+                required=self.required,
+                made=made,
+                on_progress=lambda at: context.progress(
+                    min(1.0, begin + (1 - begin) * at.elapsed_s / at.budget_s), f"block {at.block + 1}: {at.engine}"
+                ),
+            )
         unmeasured |= campaign.get("unmeasured", {})
         for name, found in unmeasured.items():
             context.warn(f"{name} is not measured: {found['what']}: {found['why']}; {found['fix']}")
@@ -143,7 +149,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         return [build for build in builds if candidate_name(build) not in missing], missing
 
     def _accuracy(
-        self, builds: Sequence[CandidateBuild], split: Split, target: Device, context: Context
+        self, builds: Sequence[CandidateBuild], split: Split, target: Device, context: Context, made: Made
     ) -> dict[str, dict[str, Any]]:
         from pipeline.benchmarking.accuracy import Labelled, score_on_device
 
@@ -154,6 +160,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
             target,
             context.scratch,
             required=self.required,
+            made=made,
             on_share=lambda done, name: context.progress(_ACCURACY_SHARE * done, f"scoring {name} on {self.device}"),
         )
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.benchmarking.campaign import CampaignOptions, Entrant, run_campaign
-from pipeline.benchmarking.devicebuild import NotBuiltThere
+from pipeline.benchmarking.devicebuild import NotBuiltThere, put_engine
+from targets.devices.held import HeldDevice
 from targets.engines.base import EngineBuild, Inspection
 from targets.errors import DeviceError, DeviceLost
 from targets.files import sha256_file
@@ -145,3 +146,27 @@ def test_a_changed_file_beside_the_engine_is_refused(synthetic: Make, to_build: 
     Path(to_build[1].folder / "build.json").write_text("{ }", encoding="utf-8")
     with pytest.raises(RefusedError, match=r"build\.json"):
         run_campaign(to_build, board(synthetic, to_build, answer()), QUICK)
+
+
+def test_nothing_is_built_twice_in_one_session(synthetic: Make, to_build: list[Entrant]) -> None:
+    """Promise: what the device built to be scored is what is measured, and what failed there is not tried again."""
+    device = board(synthetic, to_build, answer())
+    commands: list[str] = []
+    device.before = lambda command: commands.append(command[0])
+    build, made = EngineBuild.read(to_build[1].folder), {}  # type: ignore[var-annotated]
+    with device.session() as session:
+        held = HeldDevice(device, session)
+        first = put_engine(build, "engines/1", session, made)
+        document = run_campaign(to_build, held, QUICK, made=made)
+    assert first is not None
+    assert commands.count("build") == 1
+    assert document["engines"]["int8"]["built_on_device"]["sha256"] == first.sha256
+
+    failing = board(synthetic, to_build, answer(actual_precision="fp32", precisions={"fp32": 3}))
+    failing.before = lambda command: commands.append(f"failing {command[0]}")
+    made = {}
+    with failing.session() as session:
+        for _ in range(2):
+            with pytest.raises(NotBuiltThere):
+                put_engine(build, "engines/1", session, made)
+    assert commands.count("failing build") == 1
