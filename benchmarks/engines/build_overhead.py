@@ -2,13 +2,16 @@
 
 The runtime's side is what its documentation tells to do from an ONNX file: for ONNX Runtime a session that writes its
 optimised model; for OpenVINO read, compile, export; for TensorRT-RTX parse and build, write the plan. Ours checks the
-model, builds, inspects what was built with an inference, and writes hashes: the goal is less than 5 percent more.
+model, builds, inspects what was built, and writes hashes: the goal is less than 5 percent more. The second ratio is
+against the same API whose result is as durable: its files hashed and synced to the disk.
 
     python benchmarks/engines/build_overhead.py [ROUNDS] [onnxruntime|openvino|tensorrt-rtx ...]
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import statistics
 import sys
@@ -23,6 +26,7 @@ from mobilenet import write_mobilenet
 from resnet import write_resnet
 
 from targets.engines import engine
+from targets.files import fsync_folder
 from targets.ondevice.session import import_runtime
 from targets.options import EngineOptions, OnnxRuntimeOptions, OpenVinoOptions, TensorRtOptions
 from targets.profile import TargetProfile, load_profile
@@ -53,23 +57,45 @@ def compare(name: str, model: Path, folder: Path, rounds: int) -> None:
     if not engine(name).available().ok:
         print(f"{name:14} not here: {engine(name).available().why}")
         return
-    sides = {"api": APIS[name], "ours": ours}
+    sides = {"api": APIS[name], "ours": ours, "durable": durable(APIS[name])}
     times: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(rounds + 1):
-        for side in sorted(sides, reverse=bool(number % 2)):
+        for side in sorted(sides, key=lambda side: (number + [*sides].index(side)) % len(sides)):
             out = folder / "out"
             shutil.rmtree(out, ignore_errors=True)
             start = time.perf_counter()
             sides[side](model, out, profile(name))
             times[side].append(time.perf_counter() - start)
-    api, own = times["api"][1:], times["ours"][1:]  # the first round loads libraries
-    ratios = sorted(b / a for a, b in zip(api, own, strict=True))
-    middle = [statistics.median(values) for values in (api, own, ratios)]
-    print(
-        f"{name:14}{model.stem:14}api {middle[0] * 1e3:8.1f} ms   ours {middle[1] * 1e3:8.1f} ms"
-        f"   ratio {middle[2]:.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})",
-        flush=True,
+    api, own, kept = (times[side][1:] for side in ("api", "ours", "durable"))  # the first round loads libraries
+    against = {"the API": ratios(own, api), "the API, hashed and synced": ratios(own, kept)}
+    told = "   ".join(
+        f"{values[len(values) // 2]:.3f} ({values[0]:.3f} to {values[-1]:.3f}) of {what}"
+        for what, values in against.items()
     )
+    middle = [statistics.median(values) for values in (api, kept, own)]
+    shown = ", ".join(
+        f"{side} {value * 1e3:.0f} ms" for side, value in zip(("api", "durable", "ours"), middle, strict=True)
+    )
+    print(f"{name:14}{model.stem:14}{shown}: {told}", flush=True)
+
+
+def ratios(own: list[float], other: list[float]) -> list[float]:
+    """Of each round, sorted."""
+    return sorted(a / b for a, b in zip(own, other, strict=True))
+
+
+def durable(api: Callable[[Path, Path, TargetProfile], None]) -> Callable[[Path, Path, TargetProfile], None]:
+    """The API, and then what everyone needs who relies on its files: their hashes, and no loss with the power."""
+
+    def run(model: Path, out: Path, target: TargetProfile) -> None:
+        api(model, out, target)
+        for path in out.iterdir():
+            with path.open("rb") as stream:
+                hashlib.file_digest(stream, "sha256")
+                os.fsync(stream.fileno())
+        fsync_folder(out)
+
+    return run
 
 
 def profile(name: str) -> TargetProfile:

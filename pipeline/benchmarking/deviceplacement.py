@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
 from pipeline.benchmarking.staging import inspection_of
-from targets.engines.onnxruntime_events import COMPUTE
+from targets.engines.onnxoperators import COMPUTE
 from targets.errors import DeviceError, DeviceLost, InputError
 from targets.ondevice.providers import CPU
 

@@ -8,18 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.benchmarking.modules import bases, profiled_name
+from targets.engines.onnxoperators import CONVOLUTIONS, PRODUCTS, WEIGHT_INPUT
 
 if TYPE_CHECKING:
     import onnx
 
-_CONVOLUTIONS: Final = frozenset({
-    "Conv", "FusedConv", "NhwcFusedConv", "ConvInteger", "QLinearConv", "ConvTranspose", "QLinearConvTranspose",
-})  # fmt: skip
-_PRODUCTS: Final = frozenset({
-    "Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat",
-    "DynamicQuantizeMatMul",
-})  # fmt: skip
-_WEIGHT_INPUT: Final = {"QLinearConv": 3, "QLinearConvTranspose": 3, "QLinearMatMul": 3, "QGemm": 3}
+_MULTIPLIED: Final = PRODUCTS - {"MatMulNBits"}  # its weights lie in blocks of their own layout
 _POOLS: Final = frozenset({"MaxPool", "AveragePool", "NhwcMaxPool", "QLinearAveragePool"})
 _REDUCTIONS: Final = frozenset({
     "GlobalAveragePool", "GlobalMaxPool", "QLinearGlobalAveragePool", "ReduceMean", "QLinearReduceMean",
@@ -80,8 +74,8 @@ def engine_weights(engine: onnx.ModelProto) -> dict[str, Weight]:
     }
     found = {}
     for position, node in enumerate(engine.graph.node):
-        index, name = _WEIGHT_INPUT.get(node.op_type, 1), profiled_name(node, position)
-        if node.op_type in _CONVOLUTIONS | _PRODUCTS and len(node.input) > index:
+        index, name = WEIGHT_INPUT.get(node.op_type, 1), profiled_name(node, position)
+        if node.op_type in CONVOLUTIONS | _MULTIPLIED and len(node.input) > index:
             source = node.input[index]
             tensor = stored.get(source, stored.get(behind.get(source, "")))
             shape = tuple(int(size) for size in tensor.dims) if tensor is not None else ()
@@ -121,7 +115,7 @@ def work_of(row: Mapping[str, Any], weight: Weight | None) -> Work:
         return Work(kind=None, operations=count * weight.kernel, weight_bytes=0, activation_bytes=listed)
     if op in _REDUCTIONS and inputs:
         return Work(kind=None, operations=math.prod(inputs[0][1]), weight_bytes=0, activation_bytes=listed)
-    if op in _MOVES or op not in _CONVOLUTIONS | _PRODUCTS or not inputs or not outputs:
+    if op in _MOVES or op not in CONVOLUTIONS | _MULTIPLIED or not inputs or not outputs:
         return Work(kind=None, operations=0 if op in _MOVES else count, weight_bytes=0, activation_bytes=listed)
     shape = weight.shape if weight is not None else ()
     weight_dtype = weight.dtype if weight is not None else ""
@@ -142,7 +136,7 @@ def _macs(op: str, read: Sequence[int], written: Sequence[int], shape: Sequence[
         return outputs * int(read[-1]) if read else 0
     if "ConvTranspose" in op:
         return math.prod(read) * math.prod(shape[1:])
-    if op in _CONVOLUTIONS:
+    if op in CONVOLUTIONS:
         return outputs * math.prod(shape[1:])
     return outputs * math.prod(shape) // max(1, written[-1] if written else 1)
 
@@ -151,7 +145,7 @@ def _kind(op: str, inputs: Sequence[Sequence[Any]], weight: Weight | None) -> st
     first = _SHORT.get(str(inputs[0][0]), str(inputs[0][0]))
     second = weight.dtype if weight is not None and weight.dtype else _second_dtype(inputs)
     pair = first + _SHORT.get(second, "s8") if first in {"u8", "s8"} else first
-    if op not in _CONVOLUTIONS or weight is None:
+    if op not in CONVOLUTIONS or weight is None:
         return f"matmul.{pair}"
     if weight.groups > 1 and weight.shape[1:2] == (1,):
         return f"depthwise.{pair}"

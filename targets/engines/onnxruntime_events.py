@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from targets.engines.base import HOST_ARITHMETIC, EngineBuild, Port
+from targets.engines.onnxoperators import COMPUTE
 from targets.engines.onnxweights import Graph, write_graph
 from targets.errors import InputError
 from targets.ondevice import session as ondevice_session
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import onnx
-
-CONVOLUTIONS: Final = frozenset({
-    "Conv", "FusedConv", "NhwcFusedConv", "ConvInteger", "QLinearConv", "ConvTranspose", "QLinearConvTranspose",
-})  # fmt: skip
-PRODUCTS: Final = frozenset({
-    "Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat",
-    "DynamicQuantizeMatMul", "MatMulNBits",
-})  # fmt: skip
-RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
-COMPUTE: Final = CONVOLUTIONS | PRODUCTS | RECURRENT
-"""Operators that multiply and accumulate."""
 
 _BLOCKED: Final = "com.microsoft.nchwc"  # operators of the layout in blocks of 8 or 16 channels
 _MOVES: Final = frozenset({"ReorderInput", "ReorderOutput"})

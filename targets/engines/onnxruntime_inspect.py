@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from targets.engines.base import EngineBuild, Inspection
 from targets.engines.inspection import PRECISIONS, overall
 from targets.engines.lint_graph import GraphView
-from targets.engines.onnxruntime_events import (
-    COMPUTE,
-    CONVOLUTIONS,
-    RECURRENT,
-    index_of,
-    profiled_events,
-    written_events,
-)
+from targets.engines.onnxoperators import COMPUTE, CONVOLUTIONS, RECURRENT, WEIGHT_INPUT
+from targets.engines.onnxruntime_events import index_of, profiled_events, written_events
 from targets.engines.onnxweights import Graph
 from targets.engines.subnormals import subnormals
 from targets.ondevice.providers import CPU, listed
@@ -32,7 +26,6 @@ _REFORMATS: Final = _CONVERSIONS | {"Cast", "ReorderInput", "ReorderOutput"}
 _QUANTISES_INSIDE: Final = frozenset({"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 _EIGHT_BITS: Final = frozenset({"int8", "uint8"})
 _NAMES: Final = {"float": "fp32", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-_WEIGHT_INPUT: Final = {"QLinearConv": 3, "QLinearConvTranspose": 3, "QLinearMatMul": 3, "QGemm": 3}
 _INT8_PRODUCTS: Final = 4  # accuracy level of MatMulNBits: activations are quantised inside
 
 
@@ -159,7 +152,7 @@ def _macs(node: onnx.NodeProto, event: Mapping[str, Any], weights: Mapping[str, 
         return read[0] * sum(math.prod(map(int, weights[name].dims)) for name in node.input[1:3] if name in weights)
     if node.op_type == "MatMulNBits":
         return outputs * next(int(a.i) for a in node.attribute if a.name == "K")
-    weight = weights.get(node.input[_WEIGHT_INPUT.get(node.op_type, 1)])
+    weight = weights.get(node.input[WEIGHT_INPUT.get(node.op_type, 1)])
     shape = _weight_shape(node, event) if weight is None else [*map(int, weight.dims)]
     if not shape:  # a product of two activations reads one row of the first for each output element
         return outputs * read[-1]

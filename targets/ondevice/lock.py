@@ -55,9 +55,7 @@ def take(work: Path, *, token: str, holder: str, lease_s: float) -> dict[str, An
         Failure: The token is not one (3), or others can write to the folder (4).
         OSError: The folder cannot be written.
     """
-    _check(token)
-    with _locked(work):
-        lease = _read(work)
+    with _leased(work, token) as lease:
         if lease is not None and lease.token != token:
             free_in_s = lease.until_uptime_s - _uptime_s()
             return {"taken": False, "holder": lease.holder, "token": lease.token, "free_in_s": free_in_s}
@@ -75,9 +73,7 @@ def renew(work: Path, *, token: str, lease_s: float) -> dict[str, Any]:
         Failure: The token is not one (3), or others can write to the folder (4).
         OSError: The folder cannot be written.
     """
-    _check(token)
-    with _locked(work):
-        lease = _read(work)
+    with _leased(work, token) as lease:
         if lease is None or lease.token != token:
             return {"renewed": False, "holder": None if lease is None else lease.holder}
         _write(work, lease._replace(until_uptime_s=_uptime_s() + lease_s))
@@ -94,15 +90,21 @@ def release(work: Path, *, token: str) -> dict[str, Any]:
         Failure: The token is not one (3), or others can write to the folder (4).
         OSError: The folder cannot be written.
     """
-    _check(token)
-    with _locked(work):
-        lease = _read(work)
+    with _leased(work, token) as lease:
         if lease is None or lease.token != token:
             return {"released": False}
         killed = _end_programs(work)
         removed_bytes = _clear(work / "sessions")
         (work / "lease.json").unlink()
     return {"released": True, "removed_bytes": removed_bytes, "killed": killed}
+
+
+@contextmanager
+def _leased(work: Path, token: str) -> Iterator[_Lease | None]:
+    """The lease that holds now, None where the device is free; nobody else changes it meanwhile."""
+    _check(token)
+    with _locked(work):
+        yield _read(work)
 
 
 @contextmanager
