@@ -11,6 +11,7 @@ from pipeline.plan import Node
 from pipeline.stages.build import BuildStage
 from pipeline.stages.calibrate import CalibrateStage
 from pipeline.stages.convert import ConvertStage
+from pipeline.stages.halve import HalveStage
 from pipeline.stages.quantize import QuantizeStage
 from pipeline.tasks import Task
 from targets.scheme import scheme
@@ -103,7 +104,26 @@ class _Maker:
             )
             self.nodes.append(node)
             self.made[key] = node.name
+        if offer.precision == "int8" and offer.profile.quantization.float_type == "fp16":
+            return self._halved(self.made[key], offers)
         return self.made[key]
+
+    def _halved(self, model: str, offers: Sequence[Offer]) -> str:
+        """The node that brings what is float in the int8 model ``model`` to 16 bits."""
+        name = model.replace("quantize", "halve", 1)
+        if name not in [node.name for node in self.nodes]:
+            stage = HalveStage(source=self.data, samples=self.recipe.quantize.samples, threads=self.recipe.threads)
+            halved = [o for o in offers if o.precision == "int8" and o.profile.quantization.float_type == "fp16"]
+            self.nodes.append(
+                Node(
+                    name=name,
+                    title="bring what is float beside int8 to fp16",
+                    stage=stage,
+                    inputs={"data": "data", "model": model},
+                    optional=not any(offer.mandatory for offer in halved),
+                )
+            )
+        return name
 
     def build(self, offer: Offer, model: str) -> Node:
         stage = BuildStage(

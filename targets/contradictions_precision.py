@@ -110,6 +110,19 @@ def precision_faults(choice: Choice, hardware: Hardware | None) -> Iterator[Faul
             why = _hindrance(choice.engine, hardware, precision)
             if why is not None:
                 yield Fault(where=f"{where}.{index}", what=f"{precision}: {why}", fix=f"remove {precision!r}")
+    if choice.quantization.float_type != "fp32" and choice.engine is not None:
+        yield from _float_type(choice, choice.engine, hardware, choice.quantization.float_type)
+
+
+def _float_type(
+    choice: Choice, engine: EngineOptions, hardware: Hardware | None, float_type: Precision
+) -> Iterator[Fault]:
+    """16 bits around Q/DQ are for TensorRT, on a GPU that computes in them."""
+    where, fix = f"{choice.prefix}quantization.float_type", 'write float_type = "fp32", or leave it out'
+    if not isinstance(engine, TensorRtOptions):
+        yield Fault(where=where, what=f"{engine.name} wants float32 around Q/DQ", fix=fix)
+    elif (why := _hindrance(engine, hardware, float_type)) is not None:
+        yield Fault(where=where, what=f"{float_type}: {why}", fix=fix)
 
 
 def _hindrance(engine: EngineOptions, hardware: Hardware | None, precision: Precision) -> str | None:

@@ -44,10 +44,12 @@ class Quantization(Section):
     Attributes:
         scheme: Name of a dialect in `targets.scheme`.
         precisions: Precisions worth building, one candidate each.
+        float_type: What stays float in an int8 model is of that type, its scales too.
     """
 
     scheme: str
     precisions: tuple[Precision, ...] = ("fp32", "int8")
+    float_type: Literal["fp32", "fp16"] = "fp32"
 
 
 class Pruning(Section):

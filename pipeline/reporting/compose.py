@@ -16,6 +16,7 @@ from pipeline.reporting.verdicts import verdict_sentence
 from pipeline.tasks.names import is_share
 from targets.profile import TargetProfile, profile_names
 
+HALVED: Final = "brought what is float beside int8 to fp16"
 TITLES: Final = {
     "data": "checked the data",
     "train": "trained the dense model",
@@ -27,6 +28,7 @@ TITLES: Final = {
     "export:dense": "exported the dense model, compared with torch",
     "export": "exported to ONNX, compared with torch",
     "calibrate": "measured the ranges of activations",
+    "halve": HALVED,
     "quantize": "quantised to int8",
     "benchmark": "measured all candidates, interleaved",
     "gate": "decided what ships",
@@ -132,7 +134,7 @@ def _versions(facts: RunFacts) -> dict[str, str]:
 def _quantized(facts: RunFacts) -> QuantizedModel | None:
     """The int8 model behind what ships; any other where that is no int8 model."""
     found = [stage for stage in facts.stages if isinstance(stage, QuantizedModel)]
-    behind = facts.models.get(facts.verdict["shipped"])
+    behind = str(facts.models.get(facts.verdict["shipped"])).replace("halve", "quantize", 1)
     return next((stage for stage in found if stage.node == behind), next(iter(found), None))
 
 
@@ -164,7 +166,11 @@ def _stage(stage: Artifact, candidates: Sequence[Mapping[str, Any]]) -> dict[str
 
 def _title(node: str) -> str:
     kind, _, variant = node.partition(":")
-    more = {"quantize": f"quantised to int8 in the dialect {variant}", "convert": f"converted to {variant}"}
+    more = {
+        "quantize": f"quantised to int8 in the dialect {variant}",
+        "convert": f"converted to {variant}",
+        "halve": HALVED,
+    }
     return TITLES.get(node) or more.get(kind, f"built the {variant} engine")
 
 

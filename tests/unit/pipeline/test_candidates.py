@@ -214,3 +214,15 @@ def test_what_is_built_for_a_gpu_is_bound_to_it_and_its_driver(monkeypatch: pyte
         told.append([candidates.built_with(engine) for engine in (*on_units, *on_cpus)])
     assert all(one != other for one, other in zip(told[0][:4], told[1][:4], strict=True))
     assert told[0][4:] == told[1][4:]
+
+
+def test_int8_for_tensorrt_has_16_bits_around_it_where_the_profile_says_so(tmp_path: Path) -> None:
+    """Promise: the Q/DQ file is made once; the candidate that wants fp16 around it is built from its 16-bit form."""
+    halved = TENSORRT.model_copy(
+        update={"quantization": TENSORRT.quantization.model_copy(update={"float_type": "fp16"})}
+    )
+    made = nodes(recipe(tmp_path), profile(others=(halved,)))
+    assert made["build:trt-int8"] == ("halve:trt", True)
+    assert made["halve:trt"] == ("quantize:trt", True)
+    assert made["build:int8"] == ("quantize", True)
+    assert "halve" not in nodes(recipe(tmp_path), profile(others=(TENSORRT,)))

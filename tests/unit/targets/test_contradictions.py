@@ -304,3 +304,13 @@ def _inline(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(key)} = {_inline(item)}" for key, item in value.items()) + "}"
     return "[" + ", ".join(map(_inline, value)) + "]" if isinstance(value, list) else json.dumps(value)
+
+
+def test_sixteen_bits_around_integers_are_tensorrts() -> None:
+    """Promise: fp16 around Q/DQ is refused where no engine computes so: on CPUs, and on GPUs without fast fp16."""
+    around = {"quantization": {"scheme": "ort-x86", "precisions": ["int8"], "float_type": "fp16"}}
+    assert "wants float32" in _faults({**X86_ORT, **around})["quantization.float_type"][0]
+    around = {"quantization": {"scheme": "trt", "precisions": ["int8"], "float_type": "fp16"}}
+    slow = {**_tables({**X86, "compute_capability": "6.1"}, TRT, "trt"), **around}
+    assert "no fast fp16" in _faults(slow)["quantization.float_type"][0]
+    profile_from("p", {**_tables({**X86, "compute_capability": "8.6"}, TRT, "trt"), **around})

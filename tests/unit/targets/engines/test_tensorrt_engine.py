@@ -63,6 +63,9 @@ def net(name: str, kind: str, folder: Path) -> Path:
     if kind == "int8":
         quantize_model(source, zoo.table_of(source, feed), scheme("trt"), "minmax", folder / "int8.onnx")
         return folder / "int8.onnx"
+    if kind == "int8 in fp16":
+        convert_half(net(name, "int8", folder), folder / "mixed.onnx", samples=[feed])
+        return folder / "mixed.onnx"
     if kind == "fp16":
         convert_half(source, folder / "fp16.onnx", HalfSettings(dtype="float16"), samples=[feed])
         return folder / "fp16.onnx"
@@ -71,17 +74,18 @@ def net(name: str, kind: str, folder: Path) -> Path:
 
 @rtx
 @without_gpu
-@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "int8 in fp16"])
 @pytest.mark.parametrize("name", ["residual", "depthwise", "transformer", "recommender"])
 def test_rtx_builds_what_the_linter_passes(name: str, kind: str, tmp_path: Path) -> None:
-    """Float, float16 and Q/DQ nets that have no fault are built by the real vendor library, with model and plan beside.
+    """Float, float16 and Q/DQ nets (also with 16 bits around Q/DQ) without a fault are built, model and plan beside.
 
     Nobody can open the engine here: the inspection says so instead of claiming a precision.
     """
     model = net(name, kind, tmp_path)
     trt = engine("tensorrt-rtx")
     assert trt.check(model, target()) == []
-    build = trt.build(model, target(), tmp_path / "out", precision=kind)  # type: ignore[arg-type]
+    precision = kind.partition(" ")[0]
+    build = trt.build(model, target(), tmp_path / "out", precision=precision)  # type: ignore[arg-type]
     assert (build.folder / build.file).stat().st_size > 10_000
     assert sha256_file(build.folder / build.file) == build.sha256
     assert (build.model, build.build_on_device, build.runtime) == ("model.onnx", False, "tensorrt_rtx")
@@ -91,7 +95,9 @@ def test_rtx_builds_what_the_linter_passes(name: str, kind: str, tmp_path: Path)
     assert "driver" in seen["inspected"]
     assert seen["precisions"]["unknown"] == seen["compute"]["total"] > 0
     assert seen["compute"]["macs"] > 0
-    assert any("computes convolutions in float" in line for line in seen["warnings"]) == (kind == "int8")
+    assert any("computes convolutions in float" in line for line in seen["warnings"]) == (precision == "int8")
+    plan = json.loads((build.folder / "build.json").read_text())
+    assert plan["float_type"] == ("float16" if "fp16" in kind else "float32")
 
 
 @rtx
