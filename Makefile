@@ -52,7 +52,7 @@ test: setup ## the whole test suite, under 10 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long and not gpu and not devices'
 
 test-long: setup ## the sweeps
-	$(BIN)/python -m pytest -m long --timeout 3600
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m long --timeout 3600
 
 test-gpu: setup ## build, run and measure on an NVIDIA GPU; skips loudly where there is none
 	$(BIN)/python -m pytest -m gpu --timeout 1800

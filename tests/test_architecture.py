@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,13 +28,23 @@ BANNED_CALLS = {
     "marshal.loads",
     "yaml.load",
     "tempfile.mktemp",
+    "tarfile.TarFile.extractall",
+    "shutil.unpack_archive",
+    "joblib.load",
+    "torch.hub.load",
+    "torch.jit.load",
+    "torch.export.load",
 }
+BANNED_METHODS = {"extractall", "register_custom_ops_library"}  # our own extractor; compiled code is never taken in
 
 
-def _modules() -> Iterator[tuple[str, Path, ast.Module]]:
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield package, path, ast.parse(path.read_bytes())
+@functools.cache
+def _modules() -> tuple[tuple[str, Path, ast.Module], ...]:
+    return tuple(
+        (package, path, ast.parse(path.read_bytes()))
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    )
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:
@@ -115,8 +126,42 @@ def test_dangerous_calls_are_absent() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 shell = any(k.arg == "shell" and getattr(k.value, "value", False) is not False for k in node.keywords)
-                if shell or ast.unparse(node.func) in BANNED_CALLS:
+                method = isinstance(node.func, ast.Attribute) and node.func.attr in BANNED_METHODS
+                if shell or method or ast.unparse(node.func) in BANNED_CALLS:
                     wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node.func)}")
+    assert not wrong
+
+
+CLOCKS = {"time.time", "time.time_ns", "dt.datetime.now", "datetime.now", "dt.datetime.utcnow", "dt.date.today"}
+MAY_ASK_THE_TIME = {
+    "pipeline/benchmarking/campaign.py",  # when a measurement was made: declared measured
+    "pipeline/probing/probe.py",
+    "pipeline/store/garbage.py",  # the age of what nobody used
+    "targets/ondevice/system.py",
+}
+
+
+def test_only_measurements_ask_for_the_time() -> None:
+    """Promise R6: no result, key or time-out depends on the wall clock; time-outs count with the monotonic one."""
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for _, path, tree in _modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in CLOCKS
+    }
+    assert found <= MAY_ASK_THE_TIME
+
+
+def test_every_load_of_arrays_refuses_pickles() -> None:
+    """Promise S1: `np.load` never unpickles, `torch.load` reads weights only."""
+    wrong = []
+    for _, path, tree in _modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"np.load", "numpy.load", "torch.load"}:
+                wanted = {"torch.load": ("weights_only", True)}.get(ast.unparse(node.func), ("allow_pickle", False))
+                given = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
+                if given.get(wanted[0]) is not wanted[1]:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not wrong
 
 

