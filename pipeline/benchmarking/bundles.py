@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipeline.benchmarking.request import Entrant
 from pipeline.bundling.archive import ArchiveLimits, extract_archive
 from pipeline.bundling.manifest import MANIFEST_NAME, Manifest, read_manifest, regular_files
+from pipeline.bundling.trust import check_trusted
 from pipeline.bundling.verify import check_files, only_folder
 from targets.engines.base import EngineBuild, Port
 from targets.errors import InputError, RefusedError
@@ -56,7 +57,8 @@ def open_bundles(paths: Sequence[Path], scratch: Path, *, samples: Path | None =
 
     Raises:
         InputError: There is no bundle, or their engines do not take the same inputs.
-        RefusedError: A file is changed, missing, extra or a link, or an archive is not plain.
+        RefusedError: A file is changed, missing, extra or a link, an archive is not plain, or an engine is a
+            stranger's native code.
         EnvironmentFailure: The disk is full.
     """
     found = []
@@ -64,6 +66,7 @@ def open_bundles(paths: Sequence[Path], scratch: Path, *, samples: Path | None =
         folder = _copy(path, scratch / f"bundle-{index}")
         manifest = read_manifest(folder / MANIFEST_NAME)
         check_files(folder, manifest)
+        check_trusted(folder, manifest)
         found.append((folder, manifest, _engine(folder, manifest)))
     _check_same_inputs([build for _, _, build in found], paths)
     names = engine_names([build.precision for _, _, build in found], paths)

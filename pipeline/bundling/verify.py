@@ -10,7 +10,7 @@ import json
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Final
 from pipeline.bundling.archive import ArchiveLimits, extract_archive
 from pipeline.bundling.manifest import MANIFEST_NAME, Manifest, read_manifest, regular_files
 from pipeline.bundling.signature import check_signature, sign_manifest, signature_path
+from pipeline.bundling.trust import check_trusted
 from targets.errors import DeviceError, RefusedError, error_from_json
 from targets.files import disk_guard, sha256_file
 from targets.process import ChildResult, Limits, run_limited
@@ -57,7 +58,12 @@ class VerifyReport:
 
 
 def verify_bundle(
-    path: Path, *, run_engine: bool = True, key: Path | None = None, signatures: Path | None = None
+    path: Path,
+    *,
+    run_engine: bool = True,
+    key: Path | None = None,
+    signatures: Path | None = None,
+    trusted: Collection[str] = (),
 ) -> VerifyReport:
     """Checks a bundle, a folder or its ``.tar.gz``.
 
@@ -66,6 +72,7 @@ def verify_bundle(
         run_engine: Whether to run the golden vectors on this machine; it must be able to run the engine.
         key: An Ed25519 public key (PEM) that must have signed it; any bundle will do when None.
         signatures: Where its signatures lie; beside the bundle when None.
+        trusted: sha256 of engines that may run although they are native code and were not built here.
 
     Raises:
         InputError: There is no bundle at ``path``.
@@ -77,6 +84,8 @@ def verify_bundle(
         manifest = read_manifest(folder / MANIFEST_NAME)
         signed_by = check_signature(folder, signatures or signature_path(path), key) if key else ""
         check_files(folder, manifest)
+        if run_engine and not signed_by:
+            check_trusted(folder, manifest, trusted=trusted)
         return _report(folder, manifest, run_engine=run_engine, signed_by=signed_by)
 
 

@@ -34,15 +34,24 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Its signatures; BUNDLE.intoto.jsonl beside it when not given.",
 )
+@click.option(
+    "--trust-engine",
+    "trusted",
+    multiple=True,
+    metavar="SHA256",
+    help="Run this engine although it is native code (a TensorRT plan) and was not built here (repeatable).",
+)
 @json_option
-def verify(bundle: Path, *, engine: bool, key: Path | None, signature: Path | None, as_json: bool) -> None:
+def verify(
+    bundle: Path, *, engine: bool, key: Path | None, signature: Path | None, trusted: Sequence[str], as_json: bool
+) -> None:
     """Check a bundle, a folder or its .tar.gz: every byte, its signature, then the engine's answers."""
     from pipeline.bundling.verify import verify_bundle
     from targets.errors import UsageError
 
     if signature is not None and key is None:
         raise UsageError("--signature without --key", "a signature is checked against a key", "add --key KEY.pub.pem")
-    checked = verify_bundle(bundle, run_engine=engine, key=key, signatures=signature)
+    checked = verify_bundle(bundle, run_engine=engine, key=key, signatures=signature, trusted=trusted)
     if as_json:
         print_json(dataclasses.asdict(checked))
         return

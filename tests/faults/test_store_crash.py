@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections import Counter
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 
 _CALLS = ("openat", "write", "fsync", "rename", "renameat", "mkdir", "mkdirat", "unlink", "unlinkat", "fchmod", "flock")
 _SET = ",".join(f"?{call}" for call in _CALLS)
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"} | {
+    name: os.environ[name]
+    for name in ("PYTHONPATH",)
+    if name in os.environ  # the mutation check tests a copy
+}
 
 
 def _trace(strace: str, argv: list[str], folder: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
