@@ -153,6 +153,15 @@ def _float_models(nodes: list[Node]) -> tuple[str, str]:
     return ("export:dense" if "export:dense" in names else "export"), "export"
 
 
+def _ceilings(recipe: Recipe, profile: TargetProfile) -> tuple[str, ...]:
+    """What recipe or target limit beside accuracy and latency."""
+    limits = {
+        "memory": (recipe.budget.memory_mb, profile.hardware.memory_mb),
+        "size": (recipe.budget.size_mb, profile.hardware.storage_mb),
+    }
+    return tuple(name for name, found in limits.items() if any(limit is not None for limit in found))
+
+
 def _closing_nodes(
     recipe: Recipe,
     sources: _Sources,
@@ -179,6 +188,7 @@ def _closing_nodes(
         accuracy_on_device=name != LOCAL if wanted.accuracy_on_device is None else wanted.accuracy_on_device,
         seed=recipe.seed,
         required=tuple(recipe.build.candidates or ()),
+        ceilings=_ceilings(recipe, profile),
     )
     gate = GateStage(budget=recipe.budget, profile=anywhere)
     unnamed = profile.model_copy(update={"device": profile.device.model_copy(update={"name": LOCAL})})

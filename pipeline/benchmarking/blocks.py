@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.benchmarking.analysis import precise_enough
 from pipeline.benchmarking.cooling import Cooled, wait_until_cool
+from pipeline.benchmarking.elimination import left_out
 from pipeline.benchmarking.journal import Pass
 from pipeline.benchmarking.request import TWIN, Progress
 from pipeline.benchmarking.rows import checked_row, slowest_pass_ns
@@ -133,7 +134,8 @@ def _stop(sitting: Sitting, passes: Passes) -> str | None:
 
 
 def _precise(sitting: Sitting, passes: Passes) -> bool:
-    names = [item.name for item in sitting.staged if item.name != TWIN]
+    gone = left_out(sitting, passes)
+    names = [item.name for item in sitting.staged if item.name != TWIN and item.name not in gone]
     return precise_enough([row for item in passes for row in item.rows], names, TARGET_HALF_WIDTH)
 
 
@@ -164,7 +166,8 @@ def _pass(sitting: Sitting, passes: Passes, cooled: Cooled) -> Pass:
     """One pass over all engines; one that the budget ended is marked ``budget``."""
     block = len(kept(passes))
     attempt = sum(item.block == block for item in passes)
-    order = order_of([item.name for item in sitting.staged], sitting.options.seed, block)
+    gone = left_out(sitting, passes)
+    order = order_of([item.name for item in sitting.staged if item.name not in gone], sitting.options.seed, block)
     by_name = {item.name: item for item in sitting.staged}
     warm, begin = warmup_s(sitting, passes), sitting.elapsed_s()
     rows: list[dict[str, Any]] = []
@@ -175,7 +178,7 @@ def _pass(sitting: Sitting, passes: Passes, cooled: Cooled) -> Pass:
             Progress(block=block, engine=name, elapsed_s=sitting.elapsed_s(), budget_s=sitting.options.budget_s)
         )
         when = [word for word, at in (("before", 0), ("after", len(order) - 1)) if position == at]
-        left = _processes_left(sitting, block, position)
+        left = _processes_left(sitting, block, len(order), position)
         before = [*(passes[-1].rows if passes else ()), *rows]
         room_s = sitting.left_s() / left - _start_s(sitting, before, warm)
         row = _measure(sitting, by_name[name], warm, when, room_s=room_s)
@@ -232,10 +235,10 @@ def _discarded(done: Pass, reason: str) -> Pass:
     return replace(done, discarded=reason, rows=tuple({**row, "discarded": reason} for row in done.rows))
 
 
-def _processes_left(sitting: Sitting, block: int, position: int) -> int:
+def _processes_left(sitting: Sitting, block: int, engines: int, position: int) -> int:
     """Processes that the rest of the budget should hold: up to the fewest blocks that count, at least this block's."""
     blocks = max(1, min(sitting.mode.min_blocks, sitting.looks[0]) - block)
-    return blocks * len(sitting.staged) - position
+    return blocks * engines - position
 
 
 def _start_s(sitting: Sitting, rows: Sequence[Mapping[str, Any]], warm_s: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Run = Mapping[str, Any]  # one row of ``runs`` in benchmark.json, ``raw`` included
@@ -28,6 +28,7 @@ class CampaignFacts:
         verdicts: Whether verdicts are given; False is screening only.
         aa: The A/A interval (``ratio``, ``ci95``, ``blocks``), when this campaign or an earlier one measured it.
         inputs_source: ``real`` or ``random``.
+        left_out: Engines that were measured in fewer blocks as they could not win, with the reason.
     """
 
     mode: str
@@ -43,3 +44,4 @@ class CampaignFacts:
     verdicts: bool
     aa: Mapping[str, Any] | None
     inputs_source: str = "real"
+    left_out: Mapping[str, str] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.benchmarking.analysis import CampaignFacts, analyse
 from pipeline.benchmarking.blocks import TARGET_HALF_WIDTH, Passes, Sitting, kept, warmup_s
+from pipeline.benchmarking.elimination import left_out
 from pipeline.benchmarking.known import Noise
 from pipeline.benchmarking.request import TWIN
 from pipeline.benchmarking.statistics import log_interval
@@ -126,6 +127,10 @@ def _campaign_facts(sitting: Sitting, outcome: Outcome, noise: Noise | None) -> 
         min_blocks=min(sitting.mode.min_blocks, sitting.looks[0]),
         verdicts=sitting.mode.verdicts,
         aa=None if noise is None else noise.to_json(),
+        left_out={
+            name: f"{item.by} is {item.ratio:.2f} times as fast and worse in nothing; {item.after} blocks"
+            for name, item in left_out(sitting, outcome.passes).items()
+        },
     )
 
 
@@ -153,6 +158,7 @@ def _campaign(sitting: Sitting, outcome: Outcome) -> dict[str, Any]:
         "repeated": {why: sum(item.discarded == why for item in passes) for why in ("sentinel", "warmup")},
         "noise_learnt": header.twin,
         "resumed_blocks": outcome.resumed_blocks,
+        "left_out": {name: item.to_json() for name, item in left_out(sitting, passes).items()},
     }
 
 

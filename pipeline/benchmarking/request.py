@@ -29,6 +29,23 @@ _AFFINITY: Final = re.compile(r"default|big|little|\d+(-\d+)?(,\d+(-\d+)?)*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What is known of an engine beside its latency.
+
+    Attributes:
+        accuracy: Of its answers.
+        size_bytes: Of its file; 0 for all where no decision looks at it.
+        memory_counts: Whether a decision looks at the memory it takes.
+        may_leave: Whether it may be measured in fewer blocks once it cannot win (`elimination`).
+    """
+
+    accuracy: float
+    size_bytes: int
+    memory_counts: bool
+    may_leave: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entrant:
     """One engine in a campaign.
 
@@ -38,12 +55,14 @@ class Entrant:
         samples: An .npz of real preprocessed samples, ``(samples, ...)``, named like the inputs (or ``input.<name>``).
         expected: An .npz of the outputs (``output.<name>``) it must give for them; None checks only that they are
             finite and the same in every process.
+        standing: What a decision looks at beside latency; None: it is measured to the end whatever others do.
     """
 
     name: str
     folder: Path
     samples: Path
     expected: Path | None = None
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

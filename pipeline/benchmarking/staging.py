@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from targets.engines.base import INSPECT_JSON, EngineBuild
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.benchmarking.devicebuild import BuiltThere
     from pipeline.benchmarking.deviceplacement import PlacedThere
-    from pipeline.benchmarking.request import Entrant
+    from pipeline.benchmarking.request import Entrant, Standing
     from targets.devices.base import Session
 
 MAX_SAMPLES: Final = 64
@@ -43,6 +43,7 @@ class Staged:
         expected_sha256: Of that file.
         built: What the device made of it, where it is built there; ``build.sha256`` is then that engine's.
         placed: Where its nodes run there, where only the device can know.
+        standing: As in `Entrant`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Staged:
     expected_sha256: str | None
     built: BuiltThere | None = None
     placed: PlacedThere | None = None
+    standing: Standing | None = None
 
     def identity(self) -> dict[str, Any]:
         """What makes this entrant the one it is: contents, no paths."""
@@ -65,6 +67,7 @@ class Staged:
             "engine": self.build.to_json(),
             "samples": self.samples_sha256,
             "expected": self.expected_sha256,
+            "standing": None if self.standing is None else asdict(self.standing),
         }
 
 
@@ -101,6 +104,7 @@ def _prepare(index: int, entrant: Entrant, scratch: Path) -> Staged:
         expected=entrant.expected,
         expected_name=None if expected_sha256 is None else f"expected-{expected_sha256[:16]}.npz",
         expected_sha256=expected_sha256,
+        standing=entrant.standing,
     )
 
 

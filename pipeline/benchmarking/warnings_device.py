@@ -95,12 +95,18 @@ def _gpu(engines: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) -> 
 
 
 def _sitting(runs: Mapping[str, Runs], facts: Mapping[str, Any], campaign: CampaignFacts) -> Iterator[Caution]:
-    blocks = min(len(rows) for rows in runs.values())
+    blocks = min(len(rows) for name, rows in runs.items() if name not in campaign.left_out)
     if blocks < _FEW_BLOCKS and campaign.scenario_kind != "sustained":
         quick = campaign.mode == "quick"
         yield _all(
             "W-FEW", "warning", "few blocks: screening only", f"{blocks} blocks, {_FEW_BLOCKS} are the rule",
             "measure in mode default" if quick else "raise budget_s",
+        )  # fmt: skip
+    for name, why in campaign.left_out.items():
+        yield Caution(
+            code="W-LEFT-OUT", severity="note", engine=name,
+            text="measured in fewer blocks than others, for it could not win", evidence=why,
+            fix="raise budget_s to measure it as long as the others",
         )  # fmt: skip
     if campaign.resumed_blocks:
         yield _all(

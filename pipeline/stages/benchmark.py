@@ -52,10 +52,11 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         accuracy_on_device: Whether the validation split is scored there too.
         seed: Seed of the order within blocks.
         required: Candidates that the recipe names: all of them must be measured.
+        ceilings: What the gate looks at beside accuracy and latency: ``memory``, ``size``.
     """
 
     name = "benchmark"
-    version = 3
+    version = 4
     consumes = BenchmarkInputs
     produces = Measurement
     measured = True
@@ -71,6 +72,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
     accuracy_on_device: bool
     seed: int
     required: tuple[str, ...] = ()
+    ceilings: tuple[str, ...] = ()
 
     def run(self, src: BenchmarkInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes ``benchmark.json`` and all raw samples; its ``unmeasured`` says which candidates are not, and why."""
@@ -96,7 +98,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
             accuracy = self._accuracy(builds, split, held, context, made) if wanted else {}
             begin = _ACCURACY_SHARE if accuracy else 0.0
             campaign = run_campaign(
-                self._entrants(builds, split, context.scratch),
+                self._entrants(builds, split, context.scratch, accuracy),
                 held,
                 CampaignOptions(
                     budget_s=self.budget_s,
@@ -164,8 +166,14 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
             on_share=lambda done, name: context.progress(_ACCURACY_SHARE * done, f"scoring {name} on {self.device}"),
         )
 
-    def _entrants(self, builds: Sequence[CandidateBuild], split: Split, scratch: Path) -> list[Entrant]:
-        from pipeline.benchmarking.request import Entrant
+    def _entrants(
+        self,
+        builds: Sequence[CandidateBuild],
+        split: Split,
+        scratch: Path,
+        scored: Mapping[str, Mapping[str, Any]],
+    ) -> list[Entrant]:
+        from pipeline.benchmarking.request import Entrant, Standing
         from pipeline.stages.expected import write_expected
         from pipeline.stages.inference import save_inputs
 
@@ -177,8 +185,15 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
             expected = scratch / f"expected-{index}.npz"
             own = profile_of(candidate_name(build), build.results["precision"], self.profile)
             write_expected(build, timed, own, scratch, expected)
+            name = candidate_name(build)
+            standing = Standing(
+                accuracy=float(scored[name]["value"] if name in scored else build.results["accuracy"]),
+                size_bytes=int(build.results["size_bytes"]) if "size" in self.ceilings else 0,
+                memory_counts="memory" in self.ceilings,
+                may_leave=index > 0 and name not in self.required,
+            )
             entrants.append(
-                Entrant(name=candidate_name(build), folder=build.folder, samples=samples, expected=expected)
+                Entrant(name=name, folder=build.folder, samples=samples, expected=expected, standing=standing)
             )
         return entrants
 
