@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,7 +44,7 @@ def inputs(folder: Path, **engines: dict[str, Any]) -> BenchmarkInputs:
         place.mkdir()
         (place / "engine.json").write_text(json.dumps({**ENGINE, **special}), encoding="utf-8")
         node = f"build:{name.replace('_', '-')}"
-        results = {"precision": "int8"}
+        results = {"precision": "int8", "accuracy": 0.9, "size_bytes": 1}
         builds.append(CandidateBuild(node=node, folder=place, digest="d", results=results, wall_s=0.0))
     data = DatasetInfo(node="data", folder=folder, digest="d", results={}, wall_s=0.0)
     return BenchmarkInputs(data=data, builds=tuple(builds))
@@ -57,6 +58,11 @@ def context(tmp_path: Path) -> Context:
     return Context(
         progress=lambda *_, **__: None, warn=lambda _: None, scratch=tmp_path, state=tmp_path / "state", data=data
     )
+
+
+def _device(name: str, facts: object) -> SimpleNamespace:
+    """A device that lends a session nobody uses."""
+    return SimpleNamespace(name=name, kind="local", facts=lambda: facts, session=lambda: nullcontext(object()))
 
 
 OTHERS = (
@@ -94,7 +100,7 @@ def campaign(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr("pipeline.benchmarking.campaign.run_campaign", run)
     raw = {"openvino": None}
     told = SimpleNamespace(raw=raw)
-    monkeypatch.setattr("targets.devices.device", lambda name: SimpleNamespace(name=name, facts=lambda: told))
+    monkeypatch.setattr("targets.devices.device", lambda name: _device(name, told))
     monkeypatch.setattr("pipeline.stages.expected.answers", lambda *_, **__: {"y": np.ones((64, 2), np.float32)})
     score = {"int8": {"value": 0.5, "metric": "accuracy", "samples": 99, "device": "pi4"}}
     monkeypatch.setattr("pipeline.benchmarking.accuracy.score_on_device", lambda *_, **__: score)
@@ -207,7 +213,7 @@ def test_an_engine_that_comes_built_needs_its_runtime_there(
 ) -> None:
     """A device without TensorRT-RTX leaves that engine out, as one without OpenVINO does, and measures the others."""
     told = SimpleNamespace(raw={"tensorrt_rtx": None})
-    monkeypatch.setattr("targets.devices.device", lambda name: SimpleNamespace(name=name, facts=lambda: told))
+    monkeypatch.setattr("targets.devices.device", lambda name: _device(name, told))
     src = inputs(tmp_path, int8={}, rtx_int8={**TENSORRT, **RTX})
     stage(device="pc", accuracy=False).run(src, tmp_path / "out", context)
     assert [entrant.name for entrant in campaign["entrants"]] == ["int8"]
