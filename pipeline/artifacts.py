@@ -51,6 +51,18 @@ class TorchModel(Artifact):
         return self.folder / "weights.safetensors"
 
 
+@final
+class TeacherAnswers(Artifact):
+    """``answers.safetensors``: a teacher's outputs for the train split, ``(N, ...)`` each, by number."""
+
+    __slots__ = ()
+
+    @property
+    def file(self) -> Path:
+        """The answers; without arrays where they would have been too large."""
+        return self.folder / "answers.safetensors"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxModel(Artifact):
     """``model.onnx`` and ``io.json``."""

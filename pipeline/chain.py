@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any, final
 
 from pipeline.plan import Node, Source
 from pipeline.stages.depth import DepthStage
-from pipeline.stages.distill import DistillStage
 from pipeline.stages.export import ExportStage
 from pipeline.stages.load import LoadStage
 from pipeline.stages.prune import PruneStage
 from pipeline.stages.train import TrainStage
+from pipeline.teaching import Lesson
 
 if TYPE_CHECKING:
     from pipeline.data.source import DataSource, FileRef
     from pipeline.recipe import Recipe
     from pipeline.stages.base import Stage
     from pipeline.tasks import Task
+    from pipeline.teaching import People
     from pipeline.usercode import FactoryRef
     from targets.profile import TargetProfile
 
@@ -37,6 +38,7 @@ class Chain:
         task: What the model is for.
         factory: Makes the user's model.
         weights: Its trained weights; None where the recipe trains it.
+        people: Other teachers, and another student, of a distillation.
     """
 
     recipe: Recipe
@@ -45,19 +47,29 @@ class Chain:
     task: Task
     factory: FactoryRef
     weights: FileRef | None
+    people: People
 
     def nodes(self) -> tuple[Node, ...]:
         """All nodes, in order; the last is ``export``, with ``export:dense`` before it where anything was changed."""
         found = [self._dense()]
         dense = found[0].name
-        for link in (self._depth, self._prune, self._distill):
+        for link in (self._depth, self._prune):
             node = link(dense, found[-1].name)
             found += [node] if node else []
-        stage = ExportStage(factory=self.factory, source=self.data, export=self.recipe.export, seed=self.recipe.seed)
+        factory = self.factory
+        if self.recipe.distill is not None:
+            lesson = Lesson(people=self.people, distill=self.recipe.distill, common=self._common())
+            found += lesson.nodes(dense, found[-1].name)
+            factory = lesson.factory
         last = found[-1].name
         if last != dense:
-            found.append(_node("export:dense", "export the dense model", stage, data="data", model=dense))
-        return (*found, _node("export", "export to ONNX, compare with torch", stage, data="data", model=last))
+            whole = self._export(self.factory)
+            found.append(_node("export:dense", "export the dense model", whole, data="data", model=dense))
+        export = self._export(factory)
+        return (*found, _node("export", "export to ONNX, compare with torch", export, data="data", model=last))
+
+    def _export(self, factory: FactoryRef) -> ExportStage:
+        return ExportStage(factory=factory, source=self.data, export=self.recipe.export, seed=self.recipe.seed)
 
     def _dense(self) -> Node:
         recipe = self.recipe
@@ -83,13 +95,6 @@ class Chain:
             channel_alignment=self.profile.pruning.channel_alignment,
         )
         return _node("prune", "remove channels", stage, data="data", model=before, dense=dense)
-
-    def _distill(self, dense: str, before: str) -> Node | None:
-        if self.recipe.distill is None:
-            return None
-        stage = DistillStage(**self._common(), distill=self.recipe.distill)
-        title = "recover with the dense model as teacher"
-        return _node("distill", title, stage, data="data", student=before, teacher=dense)
 
     def _common(self) -> dict[str, Any]:
         """What every stage that scores a torch model is told."""

@@ -53,16 +53,16 @@ def make_model(factory: FactoryRef, seed: int) -> nn.Module:
     Raises:
         InputError: The factory raises, returns something else than a module, or the same module twice.
     """
-    model = call_factory(factory, {}, "model.factory", prepare=lambda: _seed_all(seed))
+    model = call_factory(factory, {}, factory.where, prepare=lambda: _seed_all(seed))
     if not isinstance(model, nn.Module):
         raise InputError(
-            f"model.factory = {str(factory)!r} returned {type(model).__name__}",
+            f"{factory.where} = {str(factory)!r} returned {type(model).__name__}",
             "it must return a torch.nn.Module",
             "return the module itself",
         )
     if model in _made:  # teacher and student would be one set of weights
         raise InputError(
-            f"model.factory = {str(factory)!r} returned the same module twice",
+            f"{factory.where} = {str(factory)!r} returned the same module twice",
             "every call must give a model of its own, with its own weights",
             "build the module inside the function; keep no instance at the top of the file or in a cache",
         )

@@ -30,6 +30,7 @@ class FactoryRef:
         source_sha256: Hash of the file, or of all ``.py`` files of the package it lives in.
         file: The file, for a factory given by path (not part of a key: folders differ).
         module: The module, for a factory of an installed package.
+        where: The recipe's key that names it, for messages.
     """
 
     function: str
@@ -37,6 +38,7 @@ class FactoryRef:
     source_sha256: str
     file: Path | None = field(default=None, metadata={"key": False})
     module: str | None = None
+    where: str = field(default="model.factory", compare=False, metadata={"key": False})
 
     def __str__(self) -> str:
         return f"{self.file.name if self.file else self.module}:{self.function}"
@@ -84,7 +86,7 @@ def _find_in_file(file: Path, function: str, args: Mapping[str, Any], where: str
             what=f"{file.name} has no function {function!r}",
             fix=nearest(function, names) if names else f"write `def {function}(): ...` there",
         )
-    return FactoryRef(function=function, args=args, source_sha256=sha256_bytes(source), file=file)
+    return FactoryRef(function=function, args=args, source_sha256=sha256_bytes(source), file=file, where=where)
 
 
 def _top_level_names(tree: ast.Module) -> set[str]:
@@ -109,7 +111,9 @@ def _find_in_package(module: str, function: str, args: Mapping[str, Any], where:
         )
     files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
     listing = "".join(f"{file.relative_to(root).as_posix()} {sha256_file(file)}\n" for file in files)
-    return FactoryRef(function=function, args=args, source_sha256=sha256_bytes(listing.encode()), module=module)
+    return FactoryRef(
+        function=function, args=args, source_sha256=sha256_bytes(listing.encode()), module=module, where=where
+    )
 
 
 def _package_root(module: str) -> Path | None:
@@ -223,7 +227,7 @@ def _check_arguments(
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        section = key.partition(".")[0]
+        section = key.rpartition(".")[0]
         unknown = [name for name in arguments if name not in signature.parameters]
         agree = f"make {section}.args{' and data.files' if section == 'data' else ''} agree with it"
         raise InputError(

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -45,7 +45,7 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
 
 
 def _fault(item: Mapping[str, Any], model: type[BaseModel]) -> Fault:
-    path, parent = _path(item["loc"], model)
+    path, parent, found = _path(item["loc"], model)
     where = ".".join(path)
     kind, value, context = item["type"], item["input"], item.get("ctx", {})
     if kind == "extra_forbidden":
@@ -60,18 +60,17 @@ def _fault(item: Mapping[str, Any], model: type[BaseModel]) -> Fault:
             where=where, what=f"{value!r} is not allowed", fix=f"use {context.get('expected', 'an allowed value')}"
         )
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
-        return _no_such_kind(where, parent, value, context)
+        return _no_such_kind(where, found, value, context)
     if kind in {"model_type", "model_attributes_type"}:
         return Fault(where=where, what=f"{_short(value)} is no table", fix=f"write a section [{where}] with its keys")
     message = str(item["msg"]).removeprefix("Value error, ")
     return Fault(where=where, what=f"{_short(value)} is not valid", fix=message[:1].lower() + message[1:])
 
 
-def _no_such_kind(where: str, parent: type[BaseModel] | None, value: object, context: Mapping[str, Any]) -> Fault:
+def _no_such_kind(where: str, annotation: Any, value: object, context: Mapping[str, Any]) -> Fault:  # noqa: ANN401
     """A table whose one key says which kind it is lacks that key, or says what there is not."""
     key = str(context["discriminator"]).strip("'")
-    field = parent.model_fields.get(where.rpartition(".")[2]) if parent else None
-    kinds = [choice for member in _members(field.annotation if field else None) for choice in _choices(member, key)]
+    kinds = [choice for member in _members(annotation) for choice in _choices(member, key)]
     if "tag" not in context:
         fix = f'add `{key} = "{kinds[0]}"`' if kinds else f"add `{key} = ...`"
         return Fault(where=f"{where}.{key}", what="is missing", fix=f"{fix}; known: {', '.join(kinds)}")
@@ -79,8 +78,8 @@ def _no_such_kind(where: str, parent: type[BaseModel] | None, value: object, con
     return Fault(where=f"{where}.{key}", what=f"{_short(given)} is not allowed", fix=nearest(str(given), kinds))
 
 
-def _path(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
-    """Where in the file: pydantic's path without the kinds of tables that it adds; and the table that holds the key."""
+def _path(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None, Any]:
+    """Where in the file: pydantic's path without the kinds of tables that it adds; the table it is in, and its type."""
     path: list[str] = []
     parent: type[BaseModel] | None = None
     current: Any = model
@@ -93,20 +92,26 @@ def _path(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[list[str], 
         path.append(str(part))
         parent = members[0] if members else None
         current = _inside(current, parent, part)
-    return path, parent
+    return path, parent, current
 
 
 def _inside(annotation: Any, table: type[BaseModel] | None, part: str | int) -> Any:  # noqa: ANN401 - an annotation
     """What stands behind one step of a path."""
     if isinstance(part, int):
-        return next(iter(get_args(annotation)), None)
+        return next(iter(get_args(_bare(annotation))), None)
     field = table.model_fields.get(part) if table else None
     return field.annotation if field else None
 
 
+def _bare(annotation: Any) -> Any:  # noqa: ANN401 - an annotation
+    """The type itself, without what `Annotated` says of it."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
 def _members(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - an annotation
     """The tables that an annotation allows."""
-    candidates = (annotation, *(get_args(annotation) if get_origin(annotation) in {Union, UnionType} else ()))
+    bare = _bare(annotation)
+    candidates = (bare, *(get_args(bare) if get_origin(bare) in {Union, UnionType} else ()))
     return [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
 
 

@@ -20,11 +20,15 @@ class DistillLoss(nn.Module, ABC):
 
     Attributes:
         kind: Its name in a recipe.
-        needs_labels: Whether it looks at the labels.
+        all_outputs: Compares every output of the models, where nothing is tapped, and not just the first.
+        temperature: What it softens logits by; None where it does not.
+        axis: The axis of classes or channels; None where the shapes tell.
     """
 
     kind: ClassVar[str]
-    needs_labels: ClassVar[bool] = False
+    all_outputs: ClassVar[bool] = False
+    temperature: float | None = None
+    axis: int | None = 1
 
     @abstractmethod
     def check(self, student: Tensor, teacher: Tensor) -> None:

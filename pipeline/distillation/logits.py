@@ -50,6 +50,8 @@ class SoftTargets(DistillLoss):
     """
 
     kind = "soft-targets"
+    temperature: float
+    axis: int
 
     def __init__(self, *, temperature: float = 4.0, axis: int = 1) -> None:
         super().__init__()
@@ -83,7 +85,7 @@ class Decoupled(DistillLoss):
     """
 
     kind = "decoupled"
-    needs_labels = True
+    temperature: float
 
     def __init__(self, *, temperature: float = 4.0, target: float = 1.0, others: float = 8.0) -> None:
         super().__init__()
@@ -134,6 +136,7 @@ class SquaredError(DistillLoss):
     """
 
     kind = "squared-error"
+    all_outputs = True
 
     def __init__(self, *, over_batch: Literal["mean", "sum"] = "mean") -> None:
         super().__init__()

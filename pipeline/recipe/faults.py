@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pipeline.recipe.document import EDITS
+from pipeline.recipe.faults_distill import distill_faults
 from pipeline.recipe.faults_edits import edit_faults
 from targets.errors import Fault
 
@@ -18,10 +18,12 @@ def consistency_faults(recipe: Recipe) -> list[Fault]:
     return [
         *_args_faults("model.args", recipe.model.args),
         *_args_faults("data.args", recipe.data.args),
+        *_teaching_args_faults(recipe),
         *_model_faults(recipe),
         *_data_faults(recipe),
         *edit_faults(recipe),
         *_training_faults(recipe),
+        *distill_faults(recipe),
         *_budget_faults(recipe),
     ]
 
@@ -36,6 +38,15 @@ def _args_faults(where: str, value: object) -> list[Fault]:
         return []
     fix = "use a finite number" if isinstance(value, float) else "write it as a string, and let the factory read that"
     return [Fault(where=where, what=f"{value} cannot be an argument", fix=fix)]
+
+
+def _teaching_args_faults(recipe: Recipe) -> list[Fault]:
+    if recipe.distill is None:
+        return []
+    args = {f"distill.teachers.{index}.args": item.args for index, item in enumerate(recipe.distill.teachers)}
+    if recipe.distill.student:
+        args["distill.student.args"] = recipe.distill.student.args
+    return [fault for where, value in args.items() for fault in _args_faults(where, value)]
 
 
 def _model_faults(recipe: Recipe) -> list[Fault]:
@@ -116,26 +127,15 @@ def _split_faults(recipe: Recipe) -> list[Fault]:
 
 
 def _training_faults(recipe: Recipe) -> list[Fault]:
-    faults = []
-    if recipe.distill and not recipe.edits:
-        faults.append(
-            Fault(
-                where="distill",
-                what="there is nothing to recover: no section changes the model",
-                fix=f"add [{'], ['.join(EDITS)}], or remove [distill]",
-            )
+    if recipe.task != "fidelity" or not recipe.train:
+        return []
+    return [
+        Fault(
+            where="train",
+            what="needs labels, and task `fidelity` has none",
+            fix='use task = "classification", or remove [train]',
         )
-    if recipe.task == "fidelity":
-        faults += [
-            Fault(
-                where=key,
-                what="needs labels, and task `fidelity` has none",
-                fix=f'use task = "classification", or remove [{key}]',
-            )
-            for key, used in {"train": recipe.train, "distill": recipe.distill}.items()
-            if used
-        ]
-    return faults
+    ]
 
 
 def _budget_faults(recipe: Recipe) -> list[Fault]:

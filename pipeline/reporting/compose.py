@@ -24,7 +24,8 @@ TITLES: Final = {
     "import": "checked the ONNX model",
     "depth": "dropped residual blocks",
     "prune": "removed channels",
-    "distill": "recovered with the dense model as teacher",
+    "student": "made the student",
+    "distill": "learned from its teachers",
     "export:dense": "exported the dense model, compared with torch",
     "export": "exported to ONNX, compared with torch",
     "calibrate": "measured the ranges of activations",
@@ -170,6 +171,8 @@ def _title(node: str) -> str:
         "quantize": f"quantised to int8 in the dialect {variant}",
         "convert": f"converted to {variant}",
         "halve": HALVED,
+        "teacher": f"loaded the teacher {variant}",
+        "teach": f"asked the teacher {variant} about the training data",
     }
     return TITLES.get(node) or more.get(kind, f"built the {variant} engine")
 
@@ -337,6 +340,7 @@ def _warnings(facts: RunFacts, results: Mapping[str, Mapping[str, Any]]) -> list
         fix = "run again without benchmark.measure = false, on such a machine or with --device NAME"
         found.append(_warning("W-UNMEASURED", text, fix))
     found += _engine_warnings(facts)
+    found += results.get("distill", {}).get("warnings", ())
     found += _quantisation_warnings(results.get("quantize", {}))
     if "test" not in facts.samples:
         text = "there is no test split: the validation figures chose what ships, so they flatter it"
