@@ -35,7 +35,7 @@ def test_a_full_recipe_has_every_stage_in_order(tmp_path: Path) -> None:
     """Three candidates: dense, pruned, int8; the plan's own type check passed."""
     found = recipe(tmp_path, "[train]\nepochs = 1\n[prune]\nratio = 0.5\n[distill]\nepochs = 1\n", overrides=PLAIN)
     assert names(found) == [
-        "data", "train", "prune", "distill", "export:dense", "export", "calibrate", "quantize",
+        "data", "train", "prune", "teach:dense", "distill", "export:dense", "export", "calibrate", "quantize",
         "build:dense-fp32", "build:fp32", "build:int8", "benchmark", "gate", "bundle", "report",
     ]  # fmt: skip
 
@@ -45,9 +45,12 @@ def test_each_link_takes_the_model_before_it_and_the_dense_one(tmp_path: Path) -
     found = recipe(tmp_path, "[train]\nepochs = 1\n[prune]\nratio = 0.5\n[distill]\nepochs = 1\n", overrides=PLAIN)
     inputs = {node.name: node.inputs for node in compose(found, load_profile("host")).nodes}
     assert inputs["prune"] == {"data": "data", "model": "train", "dense": "train"}
-    assert inputs["distill"] == {"data": "data", "student": "prune", "teacher": "train"}
+    assert inputs["distill"] == {
+        "data": "data", "student": "prune", "dense": "train", "teachers": ("train",), "answers": ("teach:dense",),
+    }  # fmt: skip
     assert (inputs["export:dense"]["model"], inputs["export"]["model"]) == ("train", "distill")
-    assert inputs["report"]["stages"][:6] == ("data", "train", "prune", "distill", "export:dense", "export")  # type: ignore[index]
+    told = ("data", "train", "prune", "teach:dense", "distill", "export:dense", "export")
+    assert inputs["report"]["stages"][:7] == told  # type: ignore[index]
 
 
 def test_a_plain_recipe_quantises_what_it_loads(tmp_path: Path) -> None:

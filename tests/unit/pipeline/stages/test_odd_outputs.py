@@ -74,13 +74,16 @@ def test_a_model_that_returns_a_dict_can_be_distilled(tmp_path: Path) -> None:
     dense = TorchModel(node="load", folder=folders["dense"], digest="m", results={}, wall_s=0.0)
     stage = DistillStage(
         factory=factory,
+        dense=factory,
+        teachers=(factory,),
         source=source,
         task=Classification(),
         distill=DistillSection(epochs=1, batch_size=4),
         seed=0,
         threads=1,
     )
-    done = stage.run(DistillInputs(data=info, student=dense, teacher=dense), folders["out"], context)
+    sources = DistillInputs(data=info, student=dense, dense=dense, teachers=(dense,), answers=())
+    done = stage.run(sources, folders["out"], context)
     assert 0 <= done["accuracy"] <= 1
     assert (folders["out"] / "weights.safetensors").stat().st_size > 0
 
