@@ -1,10 +1,15 @@
 """What layers take in float and in int8 on this machine: the figures behind `targets/costs.py`, one thread.
 
 Each row is a chain of equal layers with Relu between them, float and as our Q/DQ file, or of conversions alone.
+
+    layer_costs.py [--engine onnxruntime|openvino] [--scheme ort-x86]
+
+Figures hold for CPUs of this machine's class only: `targets/costs.py` says which that was for each dialect.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 import time
@@ -28,6 +33,7 @@ LAYERS = 6
 ROUNDS = 25
 REPEATS = 10
 Floats = NDArray[np.float32]
+Call = Callable[[dict[str, NDArray[np.generic]]], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +136,15 @@ CASES: dict[str, Conv | MatMul] = {
 
 def main() -> None:
     """Prints microseconds and 10^9 multiply-accumulates a second of each case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=[*OPENERS], default="onnxruntime")
+    parser.add_argument("--scheme", default="ort-x86")
+    asked = parser.parse_args()
+    opener = OPENERS[asked.engine]
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for name, case in CASES.items():
-            exact, rough = _times(case, Path(folder), random)
+            exact, rough = _times(case, Path(folder), random, asked.scheme, opener)
             rates = [case.macs / seconds / 1e9 for seconds in (exact, rough)]
             print(
                 f"{name:<40} float {1e6 * exact:7.1f} us {rates[0]:6.1f} GMAC/s, "
@@ -142,20 +153,39 @@ def main() -> None:
             )
         for operator in ("QuantizeLinear", "DequantizeLinear"):
             for values in (2_048, 16_384, 131_072):
-                seconds = _conversion_s(operator, values, Path(folder))
+                seconds = _conversion_s(operator, values, Path(folder), opener)
                 print(f"{operator:<17} of {values:>7} values: {1e6 * seconds:.2f} us", flush=True)
 
 
-def _times(case: Conv | MatMul, folder: Path, random: np.random.Generator) -> tuple[float, float]:
+def _open_onnxruntime(path: Path) -> Call:
+    session = Session(path, threads=1, optimize=True)
+    return lambda feed: session.run(None, feed)
+
+
+def _open_openvino(path: Path) -> Call:
+    from targets.ondevice.openvino_module import import_openvino
+
+    core = import_openvino().Core()
+    request = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": 1}).create_infer_request()
+    infer: Call = request.infer
+    return infer
+
+
+OPENERS: dict[str, Callable[[Path], Call]] = {"onnxruntime": _open_onnxruntime, "openvino": _open_openvino}
+
+
+def _times(
+    case: Conv | MatMul, folder: Path, random: np.random.Generator, dialect: str, opener: Callable[[Path], Call]
+) -> tuple[float, float]:
     model, images = case.model(random)
     exact, rough = folder / "float.onnx", folder / "int8.onnx"
     onnx.save(model, exact)
     samples = CalibrationSet({"x": images}, batch_size=8)
-    quantize_model(exact, collect(exact, samples, threads=1), scheme("ort-x86"), "minmax", rough)
-    return _medians([exact, rough], images[:1])
+    quantize_model(exact, collect(exact, samples, threads=1), scheme(dialect), "minmax", rough)
+    return _medians([exact, rough], images[:1], opener)
 
 
-def _conversion_s(operator: str, values: int, folder: Path) -> float:
+def _conversion_s(operator: str, values: int, folder: Path, opener: Callable[[Path], Call]) -> float:
     """Seconds of one node: eight more of them against one."""
     quantizes = operator == "QuantizeLinear"
     kinds = (TensorProto.FLOAT, TensorProto.UINT8) if quantizes else (TensorProto.UINT8, TensorProto.FLOAT)
@@ -169,16 +199,16 @@ def _conversion_s(operator: str, values: int, folder: Path) -> float:
         )
         paths.append(folder / f"{count}.onnx")
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), paths[-1])
-    one, nine = _medians(paths, np.zeros(values, np.float32 if quantizes else np.uint8))
+    one, nine = _medians(paths, np.zeros(values, np.float32 if quantizes else np.uint8), opener)
     return (nine - one) / 8
 
 
-def _medians(paths: list[Path], feed: NDArray[np.generic]) -> tuple[float, float]:
+def _medians(paths: list[Path], feed: NDArray[np.generic], opener: Callable[[Path], Call]) -> tuple[float, float]:
     """Median over rounds of the best of ten calls, interleaved."""
     calls: list[Callable[[], object]] = []
     for path in paths:
-        session = Session(path, threads=1, optimize=True)
-        calls.append(lambda session=session: session.run(None, {"x": feed}))  # type: ignore[misc]
+        opened = opener(path)
+        calls.append(lambda opened=opened: opened({"x": feed}))  # type: ignore[misc]
     found: list[list[float]] = [[] for _ in calls]
     for _ in range(ROUNDS):
         for call, times in zip(calls, found, strict=True):
