@@ -103,7 +103,7 @@ def compress(
     plans = {profile.name: compose(recipe, profile) for profile in load_profiles(recipe, targets)}
     for target in plans:
         check_writable(out / recipe.name / target)
-    return [_compress_one(target, plan, out / recipe.name / target, store, observe) for target, plan in plans.items()]
+    return [compress_into(target, plan, out / recipe.name / target, store, observe) for target, plan in plans.items()]
 
 
 def load_profiles(recipe: Recipe, targets: Sequence[str] = ()) -> list[TargetProfile]:
@@ -228,7 +228,8 @@ def open_store(observer: Observer) -> Store:
     return Store(default_store_root(os.environ), on_damage=lambda message: observer(Notice(text=message)))
 
 
-def _compress_one(target: str, plan: Plan, destination: Path, store: Store, observer: Observer) -> Result:
+def compress_into(target: str, plan: Plan, destination: Path, store: Store, observer: Observer) -> Result:
+    """Runs a plan to its end and puts bundle and report into ``destination``, in place of what was there."""
     from pipeline.runner import run_plan
 
     outcomes = run_plan(plan, store, observer)

@@ -195,6 +195,7 @@ def _closing_nodes(
         seed=recipe.seed,
         required=tuple(recipe.build.candidates or ()),
         ceilings=_ceilings(recipe, profile),
+        energy=recipe.budget.energy_mj is not None,
     )
     gate = GateStage(budget=recipe.budget, profile=anywhere)
     unnamed = profile.model_copy(update={"device": profile.device.model_copy(update={"name": LOCAL})})

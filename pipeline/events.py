@@ -75,5 +75,33 @@ class CandidateDropped:
     quiet: bool = False
 
 
-Event = StageStarted | StageProgress | StageFinished | Notice | CandidateDropped
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialStarted:
+    """A search begins to try a candidate.
+
+    Attributes:
+        number: Of the trial, from 0.
+        of: How many will be tried.
+        point: The recipe keys that vary, and their values.
+    """
+
+    number: int
+    of: int
+    point: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialFinished:
+    """A search knows what came of a candidate.
+
+    Attributes:
+        number: Of the trial.
+        outcome: One line.
+    """
+
+    number: int
+    outcome: str
+
+
+Event = StageStarted | StageProgress | StageFinished | Notice | CandidateDropped | TrialStarted | TrialFinished
 Observer = Callable[[Event], None]

@@ -32,6 +32,7 @@ MIB: Final = 1 << 20
 _ROUNDING: Final = 1e-9  # an accuracy exactly at the floor meets it
 _WRONG: Final = 1e9  # worse than any miss of a limit
 _UNKNOWN: Final = 1e6  # worse than any measured miss, better than wrong outputs
+_WHY_UNKNOWN: Final = "too few samples, or no sensor on that device"
 _MANY_BLOCKS: Final = 200
 
 Comparer = Callable[[str, str], Mapping[str, Any]]  # (challenger, incumbent) -> verdict, ratio, ci95
@@ -49,6 +50,8 @@ class Candidate:
         scored_on: The device that accuracy was measured on; empty for the machine that built the engine.
         size_bytes: The engine file.
         latency_ms: Median latency; None when not measured.
+        latency_p95_ms: Upper bound of the 95th percentile; None when not measured, or of too few samples.
+        energy_mj: Of one inference; None when not measured.
         memory_bytes: Peak memory while it runs; None when not measured.
         outputs_ok: Whether the timed outputs were right.
         void: Why its measurement is void (grade F); empty when it is not.
@@ -68,6 +71,8 @@ class Candidate:
     unmeasured: str = ""
     runs_by: str = ""
     metric: str = "accuracy"
+    latency_p95_ms: float | None = None
+    energy_mj: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,9 +214,8 @@ def _percent(ratio: float) -> str:
 
 def _excesses(candidate: Candidate, reference: Candidate, budget: BudgetSection) -> list[_Excess]:
     found = [] if candidate.outputs_ok else [_Excess(text="its outputs were wrong while it was timed", ratio=_WRONG)]
-    ceilings = [key for key in ("latency_ms", "memory_mb") if getattr(budget, key) is not None]
-    if candidate.unmeasured and ceilings:
-        text = f"not measured, so nobody knows whether it meets {' and '.join(ceilings)}: {candidate.unmeasured}"
+    if unknown := _unknown(candidate, budget):
+        text = f"nobody knows whether it meets {' and '.join(unknown)}: {candidate.unmeasured or _WHY_UNKNOWN}"
         found.append(_Excess(text=text, ratio=_UNKNOWN))
     floor = reference.accuracy - budget.accuracy_drop
     if candidate.accuracy < floor - _ROUNDING:
@@ -223,6 +227,8 @@ def _excesses(candidate: Candidate, reference: Candidate, budget: BudgetSection)
         found.append(_Excess(text=text, ratio=(floor - candidate.accuracy) / max(budget.accuracy_drop, 0.001)))
     limits = (
         ("latency", candidate.latency_ms, budget.latency_ms, "ms", "latency_ms"),
+        ("95th percentile", candidate.latency_p95_ms, budget.latency_p95_ms, "ms", "latency_p95_ms"),
+        ("energy", candidate.energy_mj, budget.energy_mj, "mJ an inference", "energy_mj"),
         ("peak memory", _in_mib(candidate.memory_bytes), budget.memory_mb, "MiB", "memory_mb of recipe or target"),
         (
             "size",
@@ -237,6 +243,20 @@ def _excesses(candidate: Candidate, reference: Candidate, budget: BudgetSection)
             text = f"{subject} {value:.4g} {unit} is over the ceiling {ceiling:.4g} {unit} ({key})"
             found.append(_Excess(text=text, ratio=value / ceiling - 1))
     return found
+
+
+def _unknown(candidate: Candidate, budget: BudgetSection) -> list[str]:
+    """Ceilings that nobody can hold the candidate to, as a campaign did not give its own figure."""
+    known = {
+        "latency_ms": candidate.latency_ms,
+        "latency_p95_ms": candidate.latency_p95_ms,
+        "memory_mb": candidate.memory_bytes,
+        "energy_mj": candidate.energy_mj,
+    }
+    asked = [key for key in known if getattr(budget, key) is not None]
+    if candidate.unmeasured:
+        return asked
+    return [key for key in asked if key in {"latency_p95_ms", "energy_mj"} and known[key] is None]
 
 
 def _in_mib(size_bytes: int | None) -> float | None:

@@ -134,7 +134,7 @@ learning_rate = 0.02
 _TAIL = """\
 [budget]
 accuracy_drop = 0.01                # against the dense fp32 model, on the validation split
-# latency_ms = 5.0                  # ceilings; what misses one does not ship
+# latency_ms = 5.0                  # ceilings; what misses one does not ship (also latency_p95_ms, energy_mj)
 # memory_mb = 200
 # size_mb = 10
 

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, final
 
 import click
 
-from pipeline.events import CandidateDropped, Event, StageFinished, StageProgress, StageStarted
+from pipeline.events import (
+    CandidateDropped,
+    Event,
+    StageFinished,
+    StageProgress,
+    StageStarted,
+    TrialFinished,
+    TrialStarted,
+)
 from pipeline.stages.base import WITHDRAWN
 
 if TYPE_CHECKING:
@@ -50,6 +58,11 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
             self._clear()
             if not event.quiet:  # the stage that found nothing to gain has said so in its own line
                 _say(dropped_line(event))
+        elif isinstance(event, TrialStarted):
+            _say(f"trial {event.number + 1} of {event.of}: {', '.join(f'{k}={v}' for k, v in event.point.items())}")
+        elif isinstance(event, TrialFinished):
+            self._clear()
+            _say(f"trial {event.number + 1}: {event.outcome}")
         else:
             _say(f"  note: {event.text}")
 

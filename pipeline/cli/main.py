@@ -17,6 +17,7 @@ from pipeline.cli.layers import layers
 from pipeline.cli.maintenance import cache, doctor, init, schema
 from pipeline.cli.measure import compare, measure
 from pipeline.cli.options import VERSION
+from pipeline.cli.search import search
 from pipeline.cli.stages import STAGE_COMMANDS, plan, run
 from pipeline.cli.targets import targets
 from targets.errors import OWN_BUG_EXIT_CODE, EdgepressError, Interrupted, UsageError
@@ -45,7 +46,7 @@ def cli(*, debug: bool) -> None:
 
 
 _COMMANDS: Final = (
-    *(run, plan, *STAGE_COMMANDS),
+    *(run, plan, search, *STAGE_COMMANDS),
     *(verify, sign, measure, compare, layers, report),
     *(devices, targets, cache, doctor, init, schema),
 )

@@ -10,6 +10,7 @@ from pipeline.recipe.load import load_recipe, recipe_schema
 from pipeline.recipe.metrics import MetricsSection
 from pipeline.recipe.pruning import PruneSection
 from pipeline.recipe.quantization import QuantizeSection
+from pipeline.recipe.searching import SearchSection
 from pipeline.recipe.source import DataSection, ModelSection
 from pipeline.recipe.training import LearningSection, TrainSection
 
@@ -27,6 +28,7 @@ __all__ = [
     "PruneSection",
     "QuantizeSection",
     "Recipe",
+    "SearchSection",
     "TrainSection",
     "load_recipe",
     "recipe_schema",

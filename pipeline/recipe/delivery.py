@@ -37,8 +37,14 @@ class BudgetSection(Section):
 
     accuracy_drop: Annotated[float, Field(ge=0, le=1, description="largest loss against the dense fp32 model")] = 0.01
     latency_ms: PositiveFloat | None = None
+    latency_p95_ms: Annotated[
+        PositiveFloat | None, Field(description="of single inferences: held against the 99 % upper bound of the p95")
+    ] = None
     memory_mb: PositiveFloat | None = None
     size_mb: PositiveFloat | None = None
+    energy_mj: Annotated[
+        PositiveFloat | None, Field(description="millijoules of one inference, where the device has a sensor")
+    ] = None
 
 
 class BenchmarkSection(Section):

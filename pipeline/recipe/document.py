@@ -15,6 +15,7 @@ from pipeline.recipe.distillation import DistillSection
 from pipeline.recipe.metrics import MetricsSection
 from pipeline.recipe.pruning import PruneSection
 from pipeline.recipe.quantization import QuantizeSection
+from pipeline.recipe.searching import SearchSection
 from pipeline.recipe.source import DataSection, ModelSection
 from pipeline.recipe.training import TrainSection
 
@@ -45,6 +46,7 @@ class Recipe(Section):
     build: BuildSection = BuildSection()
     budget: BudgetSection = BudgetSection()
     benchmark: BenchmarkSection = BenchmarkSection()
+    search: SearchSection | None = None
     folder: Annotated[Path, Field(exclude=True, repr=False)] = Path()
 
     def resolve(self, path: str) -> Path:

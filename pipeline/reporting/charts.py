@@ -54,10 +54,11 @@ def charts(run: RunReport) -> dict[str, str]:
         )
     if 0 < len(run.widths) <= _MAX_WIDTH_BARS:
         drawn["widths"] = (lambda axes: _widths(axes, run), 0.8 + 0.26 * len(run.widths))
-    return {name: _svg(name, draw, height) for name, (draw, height) in drawn.items()}
+    return {name: svg(name, draw, height) for name, (draw, height) in drawn.items()}
 
 
-def _svg(name: str, draw: Callable[[Axes], None], height_inches: float) -> str:
+def svg(name: str, draw: Callable[[Axes], None], height_inches: float) -> str:
+    """One plot as an SVG element that takes the page's colours and width; the same drawing gives the same bytes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -53,6 +53,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         seed: Seed of the order within blocks.
         required: Candidates that the recipe names: all of them must be measured.
         ceilings: What the gate looks at beside accuracy and latency: ``memory``, ``size``.
+        energy: Whether joules are measured too, after the campaign.
     """
 
     name = "benchmark"
@@ -73,6 +74,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
     seed: int
     required: tuple[str, ...] = ()
     ceilings: tuple[str, ...] = ()
+    energy: bool = False
 
     def run(self, src: BenchmarkInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes ``benchmark.json`` and all raw samples; its ``unmeasured`` says which candidates are not, and why."""
@@ -97,8 +99,9 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
             held = HeldDevice(target, session)
             accuracy = self._accuracy(builds, split, held, context, made) if wanted else {}
             begin = _ACCURACY_SHARE if accuracy else 0.0
+            entrants = self._entrants(builds, split, context.scratch, accuracy)
             campaign = run_campaign(
-                self._entrants(builds, split, context.scratch, accuracy),
+                entrants,
                 held,
                 CampaignOptions(
                     budget_s=self.budget_s,
@@ -121,7 +124,8 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         for name, engine in campaign["engines"].items():
             for text in engine.get("built_on_device", {}).get("warnings", ()):
                 context.warn(f"{name} as built on {self.device}: {text}")
-        document = {**campaign, "accuracy_on_device": accuracy, "unmeasured": unmeasured}
+        energy = self._energy(entrants, target, context) if self.energy else {}
+        document = {**campaign, "accuracy_on_device": accuracy, "unmeasured": unmeasured, "energy": energy}
         (out / "benchmark.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return {
             "device": self.device,
@@ -165,6 +169,19 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
             made=made,
             on_share=lambda done, name: context.progress(_ACCURACY_SHARE * done, f"scoring {name} on {self.device}"),
         )
+
+    def _energy(self, entrants: Sequence[Entrant], target: Device, context: Context) -> dict[str, dict[str, Any]]:
+        """Joules of one inference of each engine; without a sensor the reason."""
+        from pipeline.benchmarking.energy import measure_energy
+
+        found = {}
+        for number, entrant in enumerate(entrants):
+            context.progress(number / len(entrants), f"energy of {entrant.name}")
+            found[entrant.name] = measure_energy(entrant, target, affinity=self.profile.device.affinity)
+            if found[entrant.name]["grade"] == "E":
+                context.warn(f"no energy of {entrant.name} on {self.device}: {found[entrant.name]['reason']}")
+                break  # one device, one sensor
+        return found
 
     def _entrants(
         self,

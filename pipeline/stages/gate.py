@@ -36,7 +36,7 @@ class GateStage(Stage[GateInputs]):
     """
 
     name = "gate"
-    version = 3
+    version = 4
     consumes = GateInputs
     produces = Verdict
     measured = True
@@ -115,6 +115,8 @@ def _candidate(build: CandidateBuild, campaign: Mapping[str, Any] | None) -> Can
         accuracy=scored["value"] if scored else build.results["accuracy"],
         scored_on=scored["device"] if scored else "",
         latency_ms=measured["latency_ms"]["value"],
+        latency_p95_ms=((measured.get("tail_ms") or {}).get("p95") or {}).get("upper99"),
+        energy_mj=((campaign.get("energy", {}).get(name) or {}).get("gross_mj") or {}).get("median"),
         memory_bytes=memory["max_bytes"] if memory else None,
         outputs_ok=measured["outputs_ok"] is not False,
         void=void_reason(campaign, name),

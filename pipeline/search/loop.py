@@ -1,0 +1,214 @@
+"""The search itself: draw, try, confirm what leads, keep the best bundle on the disk at every moment."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
+
+from pipeline.compose import compose
+from pipeline.events import Event, Notice, StageFinished, TrialFinished, TrialStarted
+from pipeline.search.candidates import Tried, best, best_engine, front
+from pipeline.search.document import document, write_documents
+from pipeline.search.space import recipe_at, search_space
+from pipeline.search.storage import open_storage
+from pipeline.search.study import Claim, Study, grid_faults
+from pipeline.search.trial import try_candidate
+from pipeline.stages.base import configuration
+from targets.errors import BudgetError, InputError
+from targets.files import sha256_bytes
+
+if TYPE_CHECKING:
+    from pipeline.api import Result
+    from pipeline.events import Observer
+    from pipeline.recipe import Recipe
+    from pipeline.store import Store
+    from targets.profile import TargetProfile
+
+BEST: Final = "best"
+_FATAL: Final = 3  # so many candidates in a row that cannot be made are no accident
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What a search has found so far.
+
+    Attributes:
+        target: Name of the profile.
+        folder: ``best/`` (bundle and report), ``search.json``, ``search.html`` and the journal lie here.
+        found: The content of ``search.json``.
+    """
+
+    target: str
+    folder: Path
+    found: Mapping[str, Any]
+
+    @property
+    def met_budget(self) -> bool:
+        """Whether the best bundle meets the budget, as its full run measured it."""
+        return bool(self.found["met_budget"])
+
+    def raise_if_rejected(self) -> None:
+        """Raises when nothing met the budget; the least violating bundle is there all the same.
+
+        Raises:
+            BudgetError: Names the limits that bind, and how far they would have to move.
+        """
+        if not self.met_budget:
+            raise BudgetError(
+                f"the search found nothing that meets the budget on {self.target}",
+                "; ".join(self.found["binding"]) or "no candidate held its figures in a full measurement",
+                f"relax [budget], widen [search.space], or allow more trials; the closest is in {self.folder / BEST}",
+            )
+
+
+@final
+class Search:
+    """One worker's part of a search on one target."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        profile: TargetProfile,
+        folder: Path,
+        store: Store,
+        observer: Observer,
+        *,
+        storage: str | None,
+    ) -> None:
+        assert recipe.search is not None
+        self._recipe, self._section, self._profile = recipe, recipe.search, profile
+        self._folder, self._store, self._observer = folder, store, _only_news(observer)
+        self._space = search_space(recipe)
+        if self._section.sampler == "grid":
+            grid_faults(self._space)
+        name = f"{recipe.name} on {profile.name} {_identity(recipe, profile)}"
+        place = storage or str(folder / "study.journal")
+        self.study = Study(open_storage(place), name, self._space, self._section, recipe.seed)
+        self._published: int | None = None
+
+    def run(self) -> SearchResult:
+        """Tries candidates until trials or time are used up; what is on the disk is valid at every moment."""
+        begin, failures = time.monotonic(), 0
+        budget_s = self._section.time_budget_s
+        while budget_s is None or time.monotonic() - begin < budget_s:
+            claim = self.study.claim()
+            if claim is None:
+                break
+            self._observer(TrialStarted(number=claim.number, of=self._section.trials, point=claim.point))
+            try:
+                failures = 0 if self._try(claim) else failures + 1
+            except BaseException:
+                self.study.release()
+                raise
+            if failures >= _FATAL and not self.study.tried():
+                raise InputError(
+                    f"the first {failures} candidates could not be made",
+                    self.study.given_up()[-1].reason,
+                    "mend the recipe: run it once with `edgepress run`",
+                )
+            self._confirm_leader(feasible_only=True)
+            self._write()
+        self._confirm_leader(feasible_only=False)
+        return self._write()
+
+    def _try(self, claim: Claim) -> bool:
+        """Whether the candidate could be made; its figures are in the study."""
+        glances = self.study.glances() if self._section.proxies else None
+        try:
+            recipe = recipe_at(self._recipe, claim.point, screening=True)
+            found = try_candidate(recipe, self._profile, self._store, self._observer, glances)
+        except InputError as error:
+            self.study.give_up(claim, f"{error.what}: {error.why}", failed=True)
+            self._observer(TrialFinished(number=claim.number, outcome=f"cannot be made: {error.what}: {error.why}"))
+            return False
+        if found.hopeless:
+            self.study.give_up(claim, found.hopeless, failed=False)
+            self._observer(TrialFinished(number=claim.number, outcome=f"given up: {found.hopeless}"))
+            return True
+        engine, excesses = best_engine(found.engines, self._recipe.budget, self._section.objectives[0])
+        self.study.finish(claim, engine, excesses, found.glance)
+        self._observer(
+            TrialFinished(number=claim.number, outcome=_told(engine.to_json(), [e.text() for e in excesses]))
+        )
+        return True
+
+    def _confirm_leader(self, *, feasible_only: bool) -> None:
+        """Runs the whole recipe of whatever leads, until the leader is confirmed; its bundle becomes the best.
+
+        A leader that an earlier call or another worker confirmed is bundled here too: the store has all of it.
+        """
+        while (leader := self._leader()) is not None and leader.number != self._published:
+            if feasible_only and not leader.feasible:
+                return
+            try:
+                result = self._full_run(leader)
+            except InputError as error:
+                self._observer(Notice(text=f"trial {leader.number + 1} cannot be finished: {error.what}: {error.why}"))
+                self.study.confirm(leader.number, met_budget=False, shipped=None)
+                continue
+            self.study.confirm(leader.number, met_budget=result.met_budget, shipped=result.shipped)
+            self._published = leader.number
+            if leader.feasible and not result.met_budget:
+                text = f"trial {leader.number + 1} did not hold its figures in a full measurement"
+                self._observer(Notice(text=text))
+
+    def _leader(self) -> Tried | None:
+        """The best feasible candidate that no full run has refuted; else the least violating that can be made."""
+        tried, confirmed = self.study.tried(), self.study.confirmed()
+        refuted = {number for number, seen in confirmed.items() if not seen["met_budget"]}
+        lost = {number for number, seen in confirmed.items() if seen["shipped"] is None}
+        feasible = [one for one in tried if one.feasible and one.number not in refuted]
+        return best(feasible or [one for one in tried if one.number not in lost], self._section.objectives[0])
+
+    def _full_run(self, leader: Tried) -> Result:
+        from pipeline.api import compress_into
+
+        recipe = recipe_at(self._recipe, leader.point, screening=False)
+        plan = compose(recipe, self._profile)
+        return compress_into(self._profile.name, plan, self._folder / BEST, self._store, self._observer)
+
+    def _write(self) -> SearchResult:
+        tried, leader = self.study.tried(), self._leader()
+        found = document(
+            recipe=self._recipe,
+            target=self._profile.name,
+            space=self._space,
+            tried=tried,
+            front=front(tried, self._section.objectives),
+            leader=leader,
+            given_up=self.study.given_up(),
+            confirmed=self.study.confirmed(),
+        )
+        write_documents(found, self._folder)
+        return SearchResult(target=self._profile.name, folder=self._folder, found=found)
+
+
+def _only_news(observer: Observer) -> Observer:
+    """Candidates share most stages: that one is reused again is no news."""
+
+    def observe(event: Event) -> None:
+        if not (isinstance(event, StageFinished) and event.reused):
+            observer(event)
+
+    return observe
+
+
+def _identity(recipe: Recipe, profile: TargetProfile) -> str:
+    """A hash of what candidates are made of and judged by: a study of something else is another study."""
+    assert recipe.search is not None
+    plan = compose(recipe, profile, until="build")
+    stages = json.dumps([configuration(node.stage) for node in plan.nodes], sort_keys=True)
+    asked = recipe.search.model_dump_json(exclude={"trials", "time_budget_s"})
+    parts = [stages, asked, recipe.budget.model_dump_json(), profile.model_dump_json()]
+    return sha256_bytes("\n".join(parts).encode())[:12]
+
+
+def _told(engine: Mapping[str, Any], excesses: list[str]) -> str:
+    latency = "" if engine["latency_ms"] is None else f", {engine['latency_ms']:.4g} ms"
+    ratio = "" if not engine["latency_ratio"] else f" ({1 / engine['latency_ratio']:.2f}x)"
+    missed = f"; misses: {'; '.join(excesses)}" if excesses else ""
+    return f"{engine['name']}: {engine['accuracy']:.4f}{latency}{ratio}, {engine['size_bytes']:,} bytes{missed}"
