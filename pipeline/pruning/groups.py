@@ -187,7 +187,8 @@ def _groups(p: Propagation) -> tuple[Group, ...]:
     kinds = _kinds(p)
     groups: list[Group] = []
     names: dict[str, int] = {}
-    for members_units in by_signature.values():
+    order = _first_axes(axes)
+    for members_units in sorted(by_signature.values(), key=lambda own: (order[own[0]], own[0])):
         if len(members_units) < _FEWEST:
             continue
         own = np.array(members_units, dtype=np.int64)
@@ -225,6 +226,15 @@ def _labelled_axes(p: Propagation) -> list[_Axis]:
                     _Axis(parameter=name, axis=axis, ids=ids, roots=parts[:, part]) for part in range(parts.shape[1])
                 ]
     return found
+
+
+def _first_axes(axes: list[_Axis]) -> dict[int, int]:
+    """Number of the first axis that each root occurs in."""
+    first: dict[int, int] = {}
+    for number, axis in enumerate(axes):
+        for root in np.unique(axis.roots).tolist():
+            first.setdefault(root, number)
+    return first
 
 
 def _signatures(axes: list[_Axis], units: Ids, families: Ids) -> list[bytes]:

@@ -17,4 +17,8 @@ class PruneSection(Section):
     scope: Annotated[
         Literal["global", "local"], Field(description="rank channels over the whole net, or per group")
     ] = "local"
+    statistics: Annotated[
+        Literal["whole", "leave_out"],
+        Field(description="channels under a layer norm, mean, ...: left whole, or pruned and left out of the statistic"),
+    ] = "whole"
     protect: Annotated[list[str], Field(description="module paths (globs allowed) that keep all their channels")] = []

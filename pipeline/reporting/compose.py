@@ -98,6 +98,7 @@ def compose_run(facts: RunFacts) -> dict[str, Any]:
         "dropped": [asdict(item) for item in facts.dropped],
         "curves": {name: results[name]["curve"] for name in ("train", "distill") if name in results},
         "widths": results["prune"]["widths"] if "prune" in results else [],
+        "whole": results["prune"]["frozen"] if "prune" in results else [],
         "inspect": _inspection(shipped_build.read_json("inspect.json")),
         "layers": [_layer(layer) for layer in quantized.read_json("layers.json")] if quantized else [],
         "calibration": _calibration(quantized) if quantized else [],
@@ -155,7 +156,7 @@ def _stage(stage: Artifact, candidates: Sequence[Mapping[str, Any]]) -> dict[str
     results = stage.results
     engine = next((row for row in candidates if stage.node == f"build:{row['name']}"), {})
     metrics = {name: value for name in _METRICS if (value := results.get(name, engine.get(name))) is not None}
-    known = {*metrics, "curve", "widths", "metric", "beside"}
+    known = {*metrics, "curve", "widths", "frozen", "metric", "beside"}
     return {
         "stage": stage.node,
         "title": _title(stage.node),

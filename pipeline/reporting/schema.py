@@ -225,6 +225,24 @@ class Width(_Data):
     after: int
 
 
+class Whole(_Data):
+    """Channels that pruning had to leave, and what that costs.
+
+    Attributes:
+        operator: The operator that needs them whole, or has no rule.
+        module: Path of the user's module it is called in; empty at the top.
+        reason: Why, in a few words.
+        units: How many could have been removed.
+        parameters: How many parameters belong to them.
+    """
+
+    operator: str
+    module: str
+    reason: str
+    units: int
+    parameters: int
+
+
 class Inspection(_Data):
     """What the engine really is.
 
@@ -319,6 +337,7 @@ class RunReport(_Data):
         timeline: Single inferences of the candidate that shipped, over the campaign.
         curves: Training curves, by stage (``train``, ``distill``).
         widths: Channels before and after pruning.
+        whole: What pruning had to leave whole.
         inspect: What the shipped engine really is.
         layers: Layers of the quantised model.
         calibration: Ranges of its tensors.
@@ -344,6 +363,7 @@ class RunReport(_Data):
     timeline: Timeline | None = None
     curves: dict[str, tuple[Epoch, ...]] = {}
     widths: tuple[Width, ...] = ()
+    whole: tuple[Whole, ...] = ()
     inspect: Inspection = Inspection()
     layers: tuple[Layer, ...] = ()
     calibration: tuple[Calibrated, ...] = ()

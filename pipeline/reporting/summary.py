@@ -42,9 +42,24 @@ def terminal_summary(run: Mapping[str, object]) -> RenderableType:
     lines: list[RenderableType] = [_Widest(tables)] if report.candidates else []
     lines.append(Text(report.verdict.sentence, style="bold green" if good else "bold red"))
     lines.extend(Text(f"  {reason}", style="dim") for reason in report.verdict.reasons)
+    lines.extend(_whole_lines(report))
     lines.extend(_dropped_lines(report))
     lines.extend(_warning_lines(report))
     return Group(*lines)
+
+
+def _whole_lines(report: RunReport) -> list[RenderableType]:
+    """What pruning could not touch beside the model's outputs, the most expensive first."""
+    from rich.text import Text
+
+    held = sorted((item for item in report.whole if item.operator != "output"), key=lambda item: -item.parameters)
+    if not held:
+        return []
+    first = held[0]
+    place = f" at {first.module}" if first.module else ""
+    more = f", and {len(held) - 1} more" if len(held) > 1 else ""
+    said = f"{first.units} channels ({first.parameters} parameters) by {first.operator}{place}: {first.reason}{more}"
+    return [Text(f"  pruning left whole: {said}", style="dim")]
 
 
 def _dropped_lines(report: RunReport) -> list[RenderableType]:

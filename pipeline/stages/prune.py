@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -69,7 +69,7 @@ class PruneStage(Stage[PruneInputs]):
 
         model, specs, edits = load_model(src.model, self.factory, self.seed)
         context.progress(0.3, "finding channels that live and die together")
-        graph = find_groups(model)
+        graph = find_groups(model, statistics=self.prune.statistics)
         criterion = CRITERIA[self.prune.criterion]
         scores = {group.name: criterion.score(model, group) for group in graph.groups}
         decisions = choose_by_ratio(
@@ -92,9 +92,7 @@ class PruneStage(Stage[PruneInputs]):
             **self.task.named(self.task.score(outputs, split.labels, reference)),
             **size_of(small, specs),
             "widths": _widths(graph, decisions),
-            "frozen": [
-                {"operator": f.operator, "module": f.module, "reason": f.reason, "units": f.units} for f in graph.frozen
-            ],
+            "frozen": [asdict(item) for item in graph.frozen],
         }
 
     def _dense(self, src: PruneInputs, model: GraphModule) -> GraphModule:
