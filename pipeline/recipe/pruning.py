@@ -19,6 +19,6 @@ class PruneSection(Section):
     ] = "local"
     statistics: Annotated[
         Literal["whole", "leave_out"],
-        Field(description="channels under a layer norm, mean, ...: left whole, or pruned and left out of the statistic"),
+        Field(description="channels under a layer norm or mean: left whole, or left out of the statistic"),
     ] = "whole"
     protect: Annotated[list[str], Field(description="module paths (globs allowed) that keep all their channels")] = []
