@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 UNMEASURED = ("--set", "benchmark.measure=false", "--json")
+ELSEWHERE = """
+import os, platform, socket, sys, time
+YEAR = 366 * 86_400.0
+now, now_ns = time.time, time.time_ns
+time.time, time.time_ns = (lambda: now() - 3 * YEAR), (lambda: now_ns() - int(3 * YEAR * 1e9))
+os.cpu_count = lambda: 64
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+listdir = os.listdir
+os.listdir = lambda *arguments: sorted(listdir(*arguments), reverse=True)
+socket.gethostname = platform.node = lambda: "elsewhere"
+"""
+"""Another machine, as far as Python can tell: an earlier clock, one CPU (it says 64), another name and order."""
 
 
 def artifacts(stderr: str) -> dict[str, str]:
@@ -32,8 +44,11 @@ def artifacts(stderr: str) -> dict[str, str]:
 def test_two_caches_and_two_folders_give_the_same_artifacts(
     result: SimpleNamespace, edgepress: Run, project: SimpleNamespace, tmp_path: Path
 ) -> None:
-    """Digests and the archive do not depend on cache, folder, hash seed, time zone, language or umask."""
+    """Promise R10: digests do not depend on cache, folder, hash seed, zone, language, umask, clock, CPUs, host."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "sitecustomize.py").write_text(ELSEWHERE)
     environment = {
+        "PYTHONPATH": str(tmp_path / "elsewhere"),
         "PYTHONHASHSEED": "2",
         "TZ": "Asia/Tokyo",
         "LANG": "C.UTF-8",

@@ -185,7 +185,7 @@ def test_order_on_disk(strace: str, publisher_argv: list[str], tmp_path: Path) -
     cache = str(tmp_path / "cache")
     synced: set[str] = set()
     pending: set[str] = set()
-    records = 0
+    records = blobs = 0
     for line in (tmp_path / "trace").read_text().splitlines():
         if fsync := re.search(r"fsync\(\d+<([^>]+)>", line):
             synced.add(fsync[1])
@@ -197,6 +197,8 @@ def test_order_on_disk(strace: str, publisher_argv: list[str], tmp_path: Path) -
             if folder == f"{cache}/ac":
                 records += 1
                 assert not pending, f"the record came before {pending} were fsynced"
+                assert blobs == 2 * records, "the record came before its two blobs had their names"
+            blobs += folder.startswith(f"{cache}/cas/")
             pending.add(folder)
     assert records == 2
     assert not pending, f"{pending} were never fsynced"

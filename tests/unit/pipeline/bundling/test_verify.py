@@ -77,8 +77,9 @@ def test_what_does_not_belong_is_refused(bundle: Path) -> None:
     """An extra file, an extra folder and a pipe are refused by name, hidden ones too."""
     for make in (Path.touch, Path.mkdir, os.mkfifo):
         make(bundle / ".extra")
-        with pytest.raises(RefusedError, match=r"\.extra"):
-            verify_bundle(bundle)
+        for run_engine in (True, False):  # the device program would refuse it too: here it must not get that far
+            with pytest.raises(RefusedError, match=r"\.extra"):
+                verify_bundle(bundle, run_engine=run_engine)
         (bundle / ".extra").rmdir() if (bundle / ".extra").is_dir() else (bundle / ".extra").unlink()
     assert verify_bundle(bundle, run_engine=False).files == len(NAMES)
 
