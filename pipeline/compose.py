@@ -164,6 +164,8 @@ def _ceilings(recipe: Recipe, profile: TargetProfile) -> tuple[str, ...]:
     limits = {
         "memory": (recipe.budget.memory_mb, profile.hardware.memory_mb),
         "size": (recipe.budget.size_mb, profile.hardware.storage_mb),
+        "tail": (recipe.budget.latency_p95_ms,),
+        "energy": (recipe.budget.energy_mj,),
     }
     return tuple(name for name, found in limits.items() if any(limit is not None for limit in found))
 

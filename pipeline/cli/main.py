@@ -11,12 +11,14 @@ from typing import Final, NoReturn
 
 import click
 
-from pipeline.cli.bundles import report, sign, verify
+from pipeline.cli.bundles import sign, verify
 from pipeline.cli.devices import devices
+from pipeline.cli.explain import COMPLETE_VARIABLE, completion, explain
 from pipeline.cli.layers import layers
 from pipeline.cli.maintenance import cache, doctor, init, schema
 from pipeline.cli.measure import compare, measure
 from pipeline.cli.options import VERSION
+from pipeline.cli.report import report
 from pipeline.cli.search import search
 from pipeline.cli.stages import STAGE_COMMANDS, plan, run
 from pipeline.cli.targets import targets
@@ -48,7 +50,7 @@ def cli(*, debug: bool) -> None:
 _COMMANDS: Final = (
     *(run, plan, search, *STAGE_COMMANDS),
     *(verify, sign, measure, compare, layers, report),
-    *(devices, targets, cache, doctor, init, schema),
+    *(devices, targets, cache, doctor, init, schema, explain, completion),
 )
 for command in _COMMANDS:
     cli.add_command(command)
@@ -84,6 +86,10 @@ def _run() -> int:
 
 def _invoke() -> int:
     """Parses and calls; a pipe that its reader has closed (`edgepress ... | head`) is the end, and no error."""
+    if instruction := os.environ.get(COMPLETE_VARIABLE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, "edgepress", COMPLETE_VARIABLE, instruction)
     try:
         with cli.make_context("edgepress", sys.argv[1:]) as context:
             cli.invoke(context)

@@ -60,7 +60,7 @@ def run(
     if as_json:
         print_json([{"target": r.target, "folder": str(r.folder), "run": dict(r.run)} for r in results])
     else:
-        from pipeline.cli.bundles import show_run
+        from pipeline.cli.report import show_run
 
         for result in results:
             show_run(result.run)

@@ -52,7 +52,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
         accuracy_on_device: Whether the validation split is scored there too.
         seed: Seed of the order within blocks.
         required: Candidates that the recipe names: all of them must be measured.
-        ceilings: What the gate looks at beside accuracy and latency: ``memory``, ``size``.
+        ceilings: What the gate looks at beside accuracy and latency: ``memory``, ``size``, ``tail``, ``energy``.
         energy: Whether joules are measured too, after the campaign.
     """
 
@@ -207,7 +207,7 @@ class BenchmarkStage(Stage[BenchmarkInputs]):
                 accuracy=float(scored[name]["value"] if name in scored else build.results["accuracy"]),
                 size_bytes=int(build.results["size_bytes"]) if "size" in self.ceilings else 0,
                 memory_counts="memory" in self.ceilings,
-                may_leave=index > 0 and name not in self.required,
+                may_leave=index > 0 and name not in self.required and not {"tail", "energy"} & set(self.ceilings),
             )
             entrants.append(
                 Entrant(name=name, folder=build.folder, samples=samples, expected=expected, standing=standing)

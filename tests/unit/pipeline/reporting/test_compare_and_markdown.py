@@ -1,0 +1,61 @@
+"""Runs side by side, and as Markdown: what differs is told, and foreign names are no markup."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from pipeline.reporting.compare import compare_runs
+from pipeline.reporting.markdown import markdown_comparison, markdown_report
+from pipeline.reporting.schema import run_report
+
+
+def test_two_runs_side_by_side(full_run: dict[str, Any]) -> None:
+    """Promise: latency, accuracy and size of what ships, with the change; two campaigns carry no verdict."""
+    other = copy.deepcopy(full_run)
+    shipped = next(candidate for candidate in other["candidates"] if candidate["shipped"])
+    shipped["latency_ms"]["value"] *= 2
+    shipped["accuracy"] -= 0.01
+    other["target"]["name"] = "pi"
+    rows, notes = compare_runs(run_report(full_run), run_report(other))
+    changes = {row.label: row.change for row in rows}
+    assert changes["latency"] == "+100.0%"
+    assert changes["validation accuracy"] == "-1.00 points"
+    assert changes["size"] == "+0.0%"
+    assert any("two campaigns" in note for note in notes)
+    assert any("host and pi" in note for note in notes)
+
+
+def test_a_run_that_ships_nothing_compares_with_nothing(full_run: dict[str, Any]) -> None:
+    """Promise: no figure is made up."""
+    other = copy.deepcopy(full_run)
+    for candidate in other["candidates"]:
+        candidate["shipped"] = False
+    rows, notes = compare_runs(run_report(full_run), run_report(other))
+    assert [row.label for row in rows] == ["run", "ships"]
+    assert "nothing to compare" in notes[0]
+
+
+def test_markdown_holds_the_tables_and_no_foreign_markup(full_run: dict[str, Any]) -> None:
+    """Promise: every candidate and warning is in it; a hostile name is text."""
+    hostile = copy.deepcopy(full_run)
+    hostile["name"] = "<script>|[x](y)`"
+    shown = markdown_report(hostile)
+    assert "<script>" not in shown
+    assert "\\[x\\](y)\\`" in shown
+    lines = shown.splitlines()
+    heads = [line for line in lines if line.startswith("| ---")]
+    for candidate in full_run["candidates"]:
+        assert candidate["name"] in shown
+    for head in heads:
+        at = lines.index(head)
+        assert lines[at - 1].count(" | ") == head.count(" | ")
+    assert markdown_report(full_run) == markdown_report(full_run)
+
+
+def test_a_comparison_as_markdown(full_run: dict[str, Any]) -> None:
+    """Promise: a table and its notes."""
+    rows, notes = compare_runs(run_report(full_run), run_report(full_run))
+    shown = markdown_comparison(rows, notes)
+    assert shown.count("\n| ") >= len(rows)
+    assert shown.count("\n- ") == len(notes)
