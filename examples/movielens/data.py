@@ -16,7 +16,7 @@ def movielens(ratings: Path, films: Path, users: Path) -> dict[str, tuple[np.nda
     training: there a label is the film's number. For validation and test the label is a row over the whole catalogue:
     1 for the film held back, -1 for what the user has rated otherwise, which is not ranked.
     """
-    catalogue = sum(1 for _ in films.open(encoding="latin-1"))
+    catalogue = len(films.read_text(encoding="latin-1").splitlines())
     people = _people(users)
     table = np.loadtxt(ratings, dtype=np.int64, delimiter="\t")
     table = table[np.lexsort((table[:, 3], table[:, 0]))]  # by user, then time; equal times stay in the file's order
@@ -40,7 +40,7 @@ def movielens(ratings: Path, films: Path, users: Path) -> dict[str, tuple[np.nda
 
 def _people(users: Path) -> np.ndarray:
     """A row for every user, in the order of their numbers: number, age in tens, gender, occupation."""
-    rows = [line.rstrip("\n").split("|") for line in users.open(encoding="latin-1")]
+    rows = [line.split("|") for line in users.read_text(encoding="latin-1").splitlines()]
     occupations = {name: at for at, name in enumerate(sorted({row[3] for row in rows}))}
     return np.array(
         [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pipeline.api import load_profiles
 from pipeline.recipe import Recipe
@@ -72,13 +73,13 @@ def recipe_text(answers: Answers) -> str:
     sections = [_head(answers), _model(answers), _data(answers)]
     if answers.model:
         sections += [] if answers.weights else [_TRAIN]
-        sections += [_PRUNE, *([_DISTILL] if answers.task == "classification" and answers.data else [])]
+        sections += [_PRUNE, *([_distill(answers.task)] if answers.task != "fidelity" and answers.data else [])]
     return "\n".join([*sections, _TAIL])
 
 
 def _head(answers: Answers) -> str:
     return (
-        f'task = "{answers.task}"            # classification: (batch, classes) logits, labels; fidelity: no labels\n'
+        f'task = "{answers.task}"            # {_TASK_NOTES[answers.task]}\n'
         f"targets = {_toml([answers.target])}\n"
         "seed = 0\n"
     )
@@ -110,12 +111,29 @@ def _data(answers: Answers) -> str:
     )
 
 
+def _distill(task: str) -> str:
+    """Where answers are no logits of classes, the labels alone teach."""
+    if task in {"classification", "recommendation"}:
+        return _DISTILL
+    return _DISTILL.replace("the dense model teaches the pruned one", "the pruned model learns again") + (
+        "alpha = 1.0                         # from the labels alone; [[distill.losses]] has teachers for all answers\n"
+    )
+
+
 def _toml(value: object) -> str:
     import json
 
     return json.dumps(value, ensure_ascii=False)  # JSON strings and lists of strings are TOML too
 
 
+_TASK_NOTES: Final = {
+    "classification": "(batch, classes) logits; labels are class numbers from 0",
+    "detection": "pairs of logits and reaches, labels are padded boxes: docs/tasks.md",
+    "segmentation": "(batch, classes, height, width) logits; labels are masks of class numbers",
+    "regression": "(batch, targets) numbers; labels alike",
+    "recommendation": "(batch, candidates) scores; labels are the relevant candidate's number",
+    "fidelity": "no labels: compares with the uncompressed model",
+}
 _TRAIN = """\
 [train]                             # there are no weights yet, so the model is trained first
 epochs = 15

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pipeline.cli.options import epilog, json_option, print_json
+from pipeline.tasks import TASKS
 
 
 @click.group(short_help="The store of finished stages.", epilog=epilog("edgepress cache ls"))
@@ -122,7 +123,7 @@ def doctor(*, as_json: bool) -> None:
 @click.option("--onnx", help="An ONNX file instead of a factory.")
 @click.option("--data", help="Factory of the data, file.py:function.")
 @click.option("--npz", help="An .npz file with arrays named like the inputs, and `labels`.")
-@click.option("--task", type=click.Choice(["classification", "fidelity"]), default="classification", show_default=True)
+@click.option("--task", type=click.Choice([*TASKS]), default="classification", show_default=True)
 @click.option("--target", default="host", show_default=True, help="Profile name or file.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("recipe.toml"), show_default=True)
 def init(

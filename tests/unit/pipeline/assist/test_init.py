@@ -12,6 +12,7 @@ import pytest
 from pipeline.assist.init import Answers, recipe_text, write_recipe
 from pipeline.recipe import Recipe
 from pipeline.recipe.faults import consistency_faults
+from pipeline.tasks import TASKS, find_task
 from targets.errors import EdgepressError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ BASE = Answers(
         for item in itertools.product(
             [{}, {"weights": "w.pt"}, {"model": None, "onnx": 'a "quoted" net.onnx'}],
             [{}, {"data": None, "npz": "d.npz"}],
-            ["classification", "fidelity"],
+            TASKS,
         )
-        if item[0] or (item[2] == "classification" and not item[1])  # what has no weights needs labels and a split
+        if item[0] or (item[2] != "fidelity" and not item[1])  # what has no weights needs labels and a split
     ],
 )
 def test_every_answer_gives_a_valid_recipe(model: dict[str, str], data: dict[str, str], task: str) -> None:
@@ -40,6 +41,7 @@ def test_every_answer_gives_a_valid_recipe(model: dict[str, str], data: dict[str
     recipe = Recipe.model_validate({"name": "r", **tomllib.loads(text)})
     assert consistency_faults(recipe) == []
     assert recipe.task == task
+    assert not isinstance(find_task(recipe), list)
     assert text.count("#") >= 5
 
 
