@@ -2,14 +2,16 @@
 
     resnet20.py CACHE --images cifar10.npz --weights cifar10_resnet20_jpeg.safetensors
 
-Three seeds; at equal epochs, and at equal time (what the teacher costs goes to further epochs of fine-tuning). Learning
-rates are chosen on training images that nobody trains on; the test images are read once, at the end. Each training is
-kept in CACHE as soon as it is done, so an interrupted run goes on where it was.
+Three seeds; at equal epochs, and at equal time (distillation gets fewer epochs, for what asking the teacher costs).
+Learning rates are chosen on training images that nobody trains on; the test images are read once, at the end. Each
+training is kept in CACHE as soon as it is done, so an interrupted run goes on where it was; started several times at
+once, the processes share the work.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import importlib.util
 import json
 import math
@@ -39,10 +41,30 @@ if TYPE_CHECKING:
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "cifar10"
 TRAIN, VALIDATION, TEST = 12_800, 2_500, 10_000
 EPOCHS, BATCH = 4, 128
+ARMS = ("plain", "distill")
 RATES = (0.03, 0.1)
 SEEDS, TUNING_SEED = (0, 1, 2), 100
 TEMPERATURE, ALPHA = 4.0, 0.3  # the recipe's defaults
 T_95 = 4.303  # Student's t, two degrees of freedom
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training."""
+
+    arm: str
+    rate: float
+    seed: int
+    epochs: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.arm}-{self.rate}-{self.seed}-{self.epochs}"
+
+    def done(self, cache: Path) -> Path:
+        """The file that is there when it is finished."""
+        return cache / f"{self.name}.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +89,14 @@ def main() -> None:
     splits = images(asked.images)
     parent = _parent(asked.weights, splits)
     setting, teach_s = _setting(asked.cache, parent, splits)
-    rates = {arm: _best_rate(setting, arm) for arm in ("plain", "distill")}
-    found = {arm: [_trained(setting, arm, rates[arm], seed, EPOCHS) for seed in SEEDS] for arm in rates}
-    cost_s = {arm: statistics.mean(run["cpu_s"] for run in runs) for arm, runs in found.items()}
-    longer = math.ceil(EPOCHS * (cost_s["distill"] + teach_s) / cost_s["plain"])
-    found["plain, longer"] = [_trained(setting, "plain", rates["plain"], seed, longer) for seed in SEEDS]
-    print(f"learning rates {rates}; teaching took {teach_s:.1f} CPU s; plain, longer: {longer} epochs")
-    _report(setting, parent, found)
+    tuned = _all(setting, [Job(arm, rate, TUNING_SEED, EPOCHS) for arm in ARMS for rate in RATES])
+    rates = {arm: _best_rate(tuned, arm) for arm in ARMS}
+    runs = _all(setting, [Job(arm, rates[arm], seed, EPOCHS) for arm in ARMS for seed in SEEDS])
+    cost_s = {arm: statistics.mean(run["cpu_s"] for job, run in runs.items() if job.arm == arm) for arm in ARMS}
+    shorter = int(EPOCHS * (cost_s["plain"] - teach_s) / cost_s["distill"])
+    runs |= _all(setting, [Job("distill", rates["distill"], seed, shorter) for seed in SEEDS])
+    print(f"rates {rates}; asking the teacher took {teach_s:.0f} CPU s: {shorter} epochs of distillation in equal time")
+    _report(setting, parent, runs, shorter)
 
 
 def images(path: Path) -> dict[str, Split]:
@@ -131,20 +154,31 @@ def _setting(cache: Path, parent: GraphModule, splits: Mapping[str, Split]) -> t
     return setting, float(stored["cpu_s"])
 
 
-def _best_rate(setting: Setting, arm: str) -> float:
+def _best_rate(tuned: Mapping[Job, Mapping[str, Any]], arm: str) -> float:
     """The learning rate with the best validation accuracy, by a training whose seed counts nowhere else."""
-    runs = {rate: _trained(setting, arm, rate, TUNING_SEED, EPOCHS) for rate in RATES}
-    for rate, run in runs.items():
-        print(f"tuning {arm:7} rate {rate}: validation {run['validation'][-1]:.4f}")
-    return max(runs, key=lambda rate: runs[rate]["validation"][-1])
+    reached = {job.rate: run["validation"][-1] for job, run in tuned.items() if job.arm == arm}
+    print(f"tuning {arm}: validation {reached}")
+    return max(reached, key=lambda rate: reached[rate])
 
 
-def _trained(setting: Setting, arm: str, rate: float, seed: int, epochs: int) -> dict[str, Any]:
-    """One training, from the cache where it is done."""
-    name = f"{arm}-{rate}-{seed}-{epochs}"
-    done = setting.cache / f"{name}.json"
-    if done.exists():
-        return dict(json.loads(done.read_text(encoding="utf-8")))
+def _all(setting: Setting, jobs: Sequence[Job]) -> dict[Job, dict[str, Any]]:
+    """Results of trainings: those that nobody has done nor is doing are done here."""
+    while True:
+        for job in jobs:
+            with (setting.cache / f"{job.name}.lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # another process is at it
+                if not job.done(setting.cache).exists():
+                    _train(setting, job)
+        if all(job.done(setting.cache).exists() for job in jobs):
+            return {job: json.loads(job.done(setting.cache).read_text(encoding="utf-8")) for job in jobs}
+        time.sleep(2)
+
+
+def _train(setting: Setting, job: Job) -> None:
+    """One training; writes weights and figures."""
     student = copy_graph(setting.student)
     soft = SoftTargets(temperature=TEMPERATURE)
     train = setting.splits["train"]
@@ -152,7 +186,7 @@ def _trained(setting: Setting, arm: str, rate: float, seed: int, epochs: int) ->
 
     def loss(_inputs: Mapping[str, Tensor], rows: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         hard = functional.cross_entropy(outputs[0], labels[rows])
-        if arm == "plain":
+        if job.arm == "plain":
             return hard
         return ALPHA * hard + (1 - ALPHA) * soft(outputs[0], setting.taught[rows], labels[rows])
 
@@ -167,22 +201,21 @@ def _trained(setting: Setting, arm: str, rate: float, seed: int, epochs: int) ->
         return validation[-1]
 
     config = TrainConfig(
-        epochs=epochs,
+        epochs=job.epochs,
         batch_size=BATCH,
         optimizer="sgd",
-        learning_rate=rate,
+        learning_rate=job.rate,
         weight_decay=5e-4,
-        seed=seed,
+        seed=job.seed,
         threads=1,
     )
     started_s = time.process_time()
     numbered = Split(inputs=train.inputs, labels=np.arange(len(train)))
     fit(student, numbered, loss, config, validate=validate, on_epoch=lambda _: None)
-    result = {"name": name, "validation": validation, "cpu_s": time.process_time() - started_s - spent_s}
-    save_file(student.state_dict(), setting.cache / f"{name}.safetensors")
-    done.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    print(f"{name}: validation {validation[-1]:.4f}, {result['cpu_s']:.0f} CPU s", flush=True)
-    return result
+    result = {"validation": validation, "cpu_s": time.process_time() - started_s - spent_s}
+    save_file(student.state_dict(), setting.cache / f"{job.name}.safetensors")
+    job.done(setting.cache).write_text(json.dumps(result) + "\n", encoding="utf-8")
+    print(f"{job.name}: validation {validation[-1]:.4f}, {result['cpu_s']:.0f} CPU s", flush=True)
 
 
 def _accuracy(graph: GraphModule, split: Split) -> float:
@@ -190,26 +223,26 @@ def _accuracy(graph: GraphModule, split: Split) -> float:
     return float((logits.argmax(1) == split.labels).mean())
 
 
-def _report(setting: Setting, parent: GraphModule, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def _report(setting: Setting, parent: GraphModule, runs: Mapping[Job, Mapping[str, Any]], shorter: int) -> None:
     """Reads the test images, once."""
     test = setting.splits["test"]
     print(f"parent: test {_accuracy(parent, test):.4f}; pruned, untrained: {_accuracy(setting.student, test):.4f}")
-    scores: dict[str, list[float]] = {}
-    for arm, runs in found.items():
-        scores[arm] = []
-        for run in runs:
-            student = copy_graph(setting.student)
-            student.load_state_dict(load_file(setting.cache / f"{run['name']}.safetensors"))
-            scores[arm].append(_accuracy(student, test))
-        shown = " ".join(f"{score:.4f}" for score in scores[arm])
-        cpu_s = statistics.mean(run["cpu_s"] for run in runs)
-        print(f"{arm:14} test {shown}  mean {statistics.mean(scores[arm]):.4f}  {cpu_s:.0f} CPU s")
-    for arm in ("plain", "plain, longer"):
-        gains = [new - old for new, old in zip(scores["distill"], scores[arm], strict=True)]
+    scores: dict[tuple[str, int], list[float]] = {}
+    for job in runs:
+        student = copy_graph(setting.student)
+        student.load_state_dict(load_file(setting.cache / f"{job.name}.safetensors"))
+        scores.setdefault((job.arm, job.epochs), []).append(_accuracy(student, test))
+    for (arm, epochs), reached in scores.items():
+        costs = [run["cpu_s"] for job, run in runs.items() if (job.arm, job.epochs) == (arm, epochs)]
+        shown = " ".join(f"{score:.4f}" for score in reached)
+        mean, cpu_s = statistics.mean(reached), statistics.mean(costs)
+        print(f"{arm}, {epochs} epochs: test {shown}, mean {mean:.4f}; {cpu_s:.0f} CPU s")
+    for epochs in (EPOCHS, shorter):
+        pairs = zip(scores["distill", epochs], scores["plain", EPOCHS], strict=True)
+        gains = [new - old for new, old in pairs]
         mean, half = statistics.mean(gains), T_95 * statistics.stdev(gains) / math.sqrt(len(gains))
-        print(
-            f"distill - {arm}: {mean:+.4f}, 95 % [{mean - half:+.4f}, {mean + half:+.4f}], paired, {len(gains)} seeds"
-        )
+        shown = f"{mean:+.4f}, 95 % [{mean - half:+.4f}, {mean + half:+.4f}]"
+        print(f"distill ({epochs} epochs) - plain ({EPOCHS} epochs): {shown}, paired, {len(gains)} seeds")
 
 
 if __name__ == "__main__":
