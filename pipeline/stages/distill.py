@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
@@ -12,7 +12,7 @@ from pipeline.data import DataSource
 from pipeline.recipe import DistillSection
 from pipeline.recipe.lessons import losses_of, repeats
 from pipeline.stages.base import Context, Stage
-from pipeline.stages.learning import learn, validation_score
+from pipeline.stages.learning import learn
 from pipeline.stages.load import size_of
 from pipeline.stages.teachers import compared_rows, open_teacher, opener, teacher_score, told_losses, weak_teachers
 from pipeline.tasks import Task
@@ -95,7 +95,7 @@ class DistillStage(Stage[DistillInputs]):
         self._check(lesson, tapped, train, numbered=numbered)
         weak = _Weak(stage=self, src=src, teachers=teachers, train=train, context=context)
         weak.compare({"the student as it starts": student})
-        score = validation_score(data, names, task, self.threads)
+        score = self._score(src, data, student, names)
         learned = learn(
             tapped,
             lesson,
@@ -106,12 +106,12 @@ class DistillStage(Stage[DistillInputs]):
             seed=self.seed,
             threads=self.threads,
             context=context,
-            score=lambda _: score(student),
+            score=lambda _: score(),
         )
         save_model(out, student, specs, edits)
         weak.compare({"the trained student": student})
         return {
-            **task.named(score(student)),
+            **task.named(score()),
             **size_of(student, specs),
             **learned,
             "teachers": [{"name": name, f"train_{task.metric}": value} for name, value in weak.scores.items()],
@@ -128,6 +128,22 @@ class DistillStage(Stage[DistillInputs]):
             )
             for name, teacher, factory in zip(taps, src.teachers, self.teachers, strict=True)
         }
+
+    def _score(
+        self, src: DistillInputs, data: Dataset, student: GraphModule, names: tuple[str, ...]
+    ) -> Callable[[], float]:
+        """Scores the student on the validation split; without labels, against the dense model."""
+        from pipeline.training import predict
+
+        split = data["validation"].bound(names)
+        labelled = self.task.needs_labels
+        dense = [] if labelled else opener(src.dense, self.dense, self.seed, self.threads)(data["validation"])
+
+        def score() -> float:
+            outputs = predict(student, split, threads=self.threads)
+            return self.task.score(outputs, split.labels, outputs if labelled else dense)
+
+        return score
 
     def _check(self, lesson: Lesson, tapped: GraphModule, train: Split, *, numbered: bool) -> None:
         """Compares student and teachers on a few samples; projections are drawn from the seed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -187,6 +188,15 @@ def test_full_run(tmp_path: Path) -> None:
     assert [row["tensor"] for row in run["calibration"]] == ["u", "t"], "widest first"
     assert run["inspect"]["nodes"] == {"QLinearConv": {"int8": 2}, "Cast": {"other": 1}}
     assert set(run["curves"]) == {"train", "distill"}
+
+
+def test_warnings_of_a_teacher_are_told(tmp_path: Path) -> None:
+    """Promise: what distillation found of its teachers stands among the run's warnings, with evidence and remedy."""
+    made = _Run(tmp_path)
+    weak = {"code": "W-WEAK-TEACHER", "text": "weak", "evidence": "accuracy 0.1 against 0.9", "fix": "train it"}
+    distilled = next(stage for stage in made.stages if stage.node == "distill")
+    made.stages[made.stages.index(distilled)] = replace(distilled, results={**distilled.results, "warnings": [weak]})
+    assert weak in made.compose()["warnings"]
 
 
 def test_run_without_pruning(tmp_path: Path) -> None:

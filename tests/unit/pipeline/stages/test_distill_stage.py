@@ -52,6 +52,9 @@ def data(seed=0):
             row[0, 2 * label : 2 * label + 2] += 1
         return x, labels
     return {"train": split(96), "validation": split(48)}
+
+def unlabelled():
+    return {name: x for name, (x, _) in data().items()}
 """
 HEAD = """
 task = "classification"
@@ -178,6 +181,16 @@ def test_answers_that_are_too_large_are_not_kept(trained: Path, monkeypatch: pyt
     assert (rows["kept"], rows["answers_bytes"]) == (False, 96 * 3 * 4)
     found, _ = distilled(trained, text, trained / "store")
     assert found["curve"]
+
+
+def test_without_labels_the_teacher_alone_is_followed(trained: Path) -> None:
+    """Promise: the squared error brings the student closer to the dense model, which its score is told against."""
+    plain = ('task="fidelity"', 'data.factory="data.py:unlabelled"', "distill.learning_rate=0.005")
+    found, _ = distilled(trained, PRUNE + "[distill]\nepochs = 8\nbatch_size = 16\n", trained / "store", *plain)
+    reached = [epoch["accuracy"] for epoch in found["curve"]]
+    assert reached[-1] > reached[0]
+    assert 0 < found["accuracy"] < 1
+    assert [loss["kind"] for loss in found["losses"]] == ["squared-error"]
 
 
 def test_a_weak_teacher_is_warned_about(trained: Path) -> None:
