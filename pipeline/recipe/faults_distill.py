@@ -112,7 +112,7 @@ def _loss_faults(recipe: Recipe, distill: DistillSection, loss: LossSection, ind
         yield Fault(where=where, what=_no_labels(recipe), fix="remove this loss, or use a task with labels")
     if isinstance(loss, LabelsLoss):
         return
-    if isinstance(loss, DecoupledLoss) and getattr(getattr(distill, "augment", None), "mixup", 0):
+    if isinstance(loss, DecoupledLoss) and distill.model_dump().get("augment", {}).get("mixup"):
         yield Fault(
             where=where,
             what="needs one class number a sample, and distill.augment.mixup mixes them",
