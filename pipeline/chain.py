@@ -13,8 +13,11 @@ from pipeline.stages.depth import DepthStage
 from pipeline.stages.export import ExportStage
 from pipeline.stages.load import LoadStage
 from pipeline.stages.prune import PruneStage
+from pipeline.stages.sparsify import SparsifyStage
+from pipeline.stages.surgery import SurgeryStage
 from pipeline.stages.train import TrainStage
 from pipeline.teaching import Lesson
+from targets.errors import Fault
 
 if TYPE_CHECKING:
     from pipeline.data.source import DataSource, FileRef
@@ -53,7 +56,7 @@ class Chain:
         """All nodes, in order; the last is ``export``, with ``export:dense`` before it where anything was changed."""
         found = [self._dense()]
         dense = found[0].name
-        for link in (self._depth, self._prune):
+        for link in (self._surgery, self._depth, self._prune, self._sparsify):
             node = link(dense, found[-1].name)
             found += [node] if node else []
         factory = self.factory
@@ -80,6 +83,12 @@ class Chain:
         load = LoadStage(**self._common(), weights=self.weights)
         return _node("load", "load the dense model", load, data="data")
 
+    def _surgery(self, dense: str, before: str) -> Node | None:
+        if self.recipe.surgery is None:
+            return None
+        stage = SurgeryStage(**self._common(), surgery=self.recipe.surgery)
+        return _node("surgery", "change the architecture by hand", stage, data="data", model=before, dense=dense)
+
     def _depth(self, dense: str, before: str) -> Node | None:
         if self.recipe.depth is None:
             return None
@@ -96,6 +105,12 @@ class Chain:
         )
         return _node("prune", "remove channels", stage, data="data", model=before, dense=dense)
 
+    def _sparsify(self, dense: str, before: str) -> Node | None:
+        if self.recipe.sparsify is None:
+            return None
+        stage = SparsifyStage(**self._common(), sparsify=self.recipe.sparsify)
+        return _node("sparsify", "set small weights to zero", stage, data="data", model=before, dense=dense)
+
     def _common(self) -> dict[str, Any]:
         """What every stage that scores a torch model is told."""
         recipe = self.recipe
@@ -106,6 +121,22 @@ class Chain:
             "seed": recipe.seed,
             "threads": recipe.threads,
         }
+
+
+def chain_faults(recipe: Recipe, profile: TargetProfile) -> list[Fault]:
+    """What a section asks for that cannot pay on the target."""
+    pattern = recipe.sparsify.pattern if recipe.sparsify else None
+    engines = [choice.engine for choice in profile.choices().values()]
+    known = sorted({known for engine in engines for known in getattr(engine, "sparsity", ())})
+    if pattern is None or pattern in known:
+        return []
+    names = " and ".join(dict.fromkeys(engine.name for engine in engines))
+    spared = f"{', '.join(known)} is the only pattern that {names} can skip" if known else f"zeros cost {names} as much"
+    what = f"{pattern} makes nothing faster on {profile.name}: {spared}"
+    fix = (
+        f'write pattern = "{known[0]}"' if known else "remove [sparsify], or use [prune], which removes whole channels"
+    )
+    return [Fault(where="sparsify.pattern", what=what, fix=fix)]
 
 
 def _node(name: str, title: str, stage: Stage[Any], **inputs: Source) -> Node:

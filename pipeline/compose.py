@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pipeline.building import Building, building
 from pipeline.candidates import offers
-from pipeline.chain import Chain
+from pipeline.chain import Chain, chain_faults
 from pipeline.data.find import find_data
 from pipeline.data.source import DataSource, FileRef, find_file
 from pipeline.measuredon import AskDevice, device_name, measured_on
@@ -78,6 +78,8 @@ def _wherever(profile: TargetProfile) -> TargetProfile:
 
 
 def _all_stages(recipe: Recipe, profile: TargetProfile, anywhere: TargetProfile) -> Plan:
+    if faults := chain_faults(recipe, anywhere):
+        raise faults_error(f"recipe {recipe.name!r}", faults)
     sources = _find_sources(recipe)
     nodes = [_data_node(recipe, sources)]
     floats = _onnx_nodes(sources) if recipe.model.onnx else _torch_nodes(recipe, sources, anywhere)

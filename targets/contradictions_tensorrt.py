@@ -47,6 +47,7 @@ def tensorrt_faults(engine: TensorRtOptions, at: str, hardware: Hardware | None)
     yield from _dla(engine, at, hardware)
     yield from _portability(engine, at, hardware)
     yield from _capabilities(engine, at, hardware)
+    yield from _sparsity(engine, at, hardware)
 
 
 def _batch(engine: TensorRtOptions, at: str) -> Iterator[Fault]:
@@ -99,6 +100,19 @@ def _portability(engine: TensorRtOptions, at: str, hardware: Hardware | None) ->
     if engine.hardware_compatible and capability is not None and version(capability) < _AMPERE:
         what = f"engines for other GPUs exist from compute capability 8.0 on; this is {capability}"
         yield Fault(where=f"{at}.hardware_compatible", what=what, fix="leave it out")
+
+
+def _sparsity(engine: TensorRtOptions, at: str, hardware: Hardware | None) -> Iterator[Fault]:
+    """Sparse tensor cores came with Ampere (NVIDIA A100 Tensor Core GPU Architecture, 2020)."""
+    capability = hardware.compute_capability if hardware else None
+    if not engine.sparsity:
+        return
+    if engine.device == "dla":
+        what = "edgepress builds sparse engines for GPUs, not for a DLA"
+        yield Fault(where=f"{at}.sparsity", what=what, fix='leave it out, or write device = "gpu"')
+    elif capability is not None and version(capability) < _AMPERE:
+        what = f"sparse tensor cores exist from compute capability 8.0 on; this is {capability}"
+        yield Fault(where=f"{at}.sparsity", what=what, fix="leave it out")
 
 
 def _capabilities(engine: TensorRtOptions, at: str, hardware: Hardware | None) -> Iterator[Fault]:

@@ -89,6 +89,7 @@ class TensorRtOptions(Section):
         version_compatible: Whether later versions of TensorRT may load the engine (needs the lean runtime).
         hardware_compatible: Whether other GPUs of Ampere and later may load it (costs speed).
         compute_capabilities: GPUs that a TensorRT-RTX engine is built for.
+        sparsity: Patterns of zeros in weights that the GPU multiplies faster, and the builder may make use of.
     """
 
     name: Literal["tensorrt", "tensorrt-rtx"]
@@ -102,6 +103,7 @@ class TensorRtOptions(Section):
     version_compatible: bool = False
     hardware_compatible: bool = False
     compute_capabilities: tuple[ComputeCapability, ...] = ()
+    sparsity: Annotated[tuple[Literal["2:4"], ...], Field(max_length=1)] = ()
 
 
 EngineOptions = Annotated[OnnxRuntimeOptions | OpenVinoOptions | TensorRtOptions, Field(discriminator="name")]

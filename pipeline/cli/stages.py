@@ -22,8 +22,10 @@ from pipeline.cli.options import (
 )
 
 _STAGE_HELP: Final = {
+    "surgery": "Change the architecture by hand: up to `surgery`.",
     "depth": "Drop residual blocks: everything up to `depth`.",
     "prune": "Remove channels: everything up to `prune`.",
+    "sparsify": "Set small weights to zero: up to `sparsify`.",
     "distill": "Recover what pruning cost: everything up to `distill`.",
     "export": "Write the float ONNX model: everything up to `export`.",
     "calibrate": "Measure activation ranges: all up to `calibrate`.",

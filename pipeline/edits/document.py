@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Final
 from pipeline.edits.base import Edit, unreadable
 from pipeline.edits.channels import Channels
 from pipeline.edits.remove import Remove
+from pipeline.edits.replace import Replace
+from pipeline.edits.sparse import Sparse
 from targets.errors import nearest
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-KINDS: Final[Mapping[str, type[Edit]]] = MappingProxyType({edit.kind: edit for edit in (Channels, Remove)})
+KINDS: Final[Mapping[str, type[Edit]]] = MappingProxyType(
+    {edit.kind: edit for edit in (Channels, Remove, Replace, Sparse)}
+)
 
 
 def apply_edits(graph: GraphModule, edits: Sequence[Edit]) -> GraphModule:

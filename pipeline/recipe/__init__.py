@@ -12,6 +12,8 @@ from pipeline.recipe.pruning import PruneSection
 from pipeline.recipe.quantization import QuantizeSection
 from pipeline.recipe.searching import SearchSection
 from pipeline.recipe.source import DataSection, ModelSection
+from pipeline.recipe.sparsity import SparsifySection
+from pipeline.recipe.surgery import SurgerySection
 from pipeline.recipe.training import LearningSection, TrainSection
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "QuantizeSection",
     "Recipe",
     "SearchSection",
+    "SparsifySection",
+    "SurgerySection",
     "TrainSection",
     "load_recipe",
     "recipe_schema",

@@ -17,9 +17,11 @@ from pipeline.recipe.pruning import PruneSection
 from pipeline.recipe.quantization import QuantizeSection
 from pipeline.recipe.searching import SearchSection
 from pipeline.recipe.source import DataSection, ModelSection
+from pipeline.recipe.sparsity import SparsifySection
+from pipeline.recipe.surgery import SurgerySection
 from pipeline.recipe.training import TrainSection
 
-EDITS: Final = ("depth", "prune")
+EDITS: Final = ("surgery", "depth", "prune", "sparsify")
 
 
 class Recipe(Section):
@@ -38,8 +40,10 @@ class Recipe(Section):
     model: ModelSection
     data: DataSection
     train: TrainSection | None = None
+    surgery: SurgerySection | None = None
     depth: DepthSection | None = None
     prune: PruneSection | None = None
+    sparsify: SparsifySection | None = None
     distill: DistillSection | None = None
     export: ExportSection = ExportSection()
     quantize: QuantizeSection = QuantizeSection()

@@ -12,8 +12,28 @@ if TYPE_CHECKING:
 
 
 def edit_faults(recipe: Recipe) -> list[Fault]:
-    """What is wrong within ``[depth]``."""
-    return _one_of("depth", recipe.depth, {"blocks": "2", "share": "0.25"})
+    """What is wrong within ``[surgery]``, ``[depth]`` and ``[sparsify]``."""
+    return [
+        *_surgery_faults(recipe),
+        *_one_of("depth", recipe.depth, {"blocks": "2", "share": "0.25"}),
+        *_one_of("sparsify", recipe.sparsify, {"ratio": "0.8", "threshold": "0.01", "pattern": '"2:4"'}),
+        *_scope_faults(recipe),
+    ]
+
+
+def _surgery_faults(recipe: Recipe) -> list[Fault]:
+    section = recipe.surgery
+    if section is None or section.remove or section.widths or section.replace:
+        return []
+    fix = 'write remove = ["layer3.2"], a table [surgery.widths], or [[surgery.replace]]'
+    return [Fault(where="surgery", what="changes nothing", fix=fix)]
+
+
+def _scope_faults(recipe: Recipe) -> list[Fault]:
+    section = recipe.sparsify
+    if section is None or section.ratio is not None or "scope" not in section.model_fields_set:
+        return []
+    return [Fault(where="sparsify.scope", what="is only for a ratio", fix="remove sparsify.scope")]
 
 
 def _one_of(name: str, section: Section | None, keys: dict[str, str]) -> list[Fault]:

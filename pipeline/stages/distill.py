@@ -74,6 +74,7 @@ class DistillStage(Stage[DistillInputs]):
         """Writes the trained student; returns who taught it, by what, and what to know of them."""
         from pipeline.distillation import Lesson, curriculum
         from pipeline.graph import with_taps
+        from pipeline.sparsity import zero_keeper
         from pipeline.torchmodel import load_model, save_model
 
         data = context.data.checked(self.source, src.data)
@@ -107,6 +108,7 @@ class DistillStage(Stage[DistillInputs]):
             threads=self.threads,
             context=context,
             score=lambda _: score(),
+            after_step=zero_keeper(student, edits),
         )
         save_model(out, student, specs, edits)
         weak.compare({"the trained student": student})

@@ -151,7 +151,7 @@ def _spec(
 
 _OPTIONS = (
     "device", "dla_core", "gpu_fallback", "optimization_level", "workspace_mb", "cuda_graph", "version_compatible",
-    "hardware_compatible", "compute_capabilities", "shapes",
+    "hardware_compatible", "compute_capabilities", "sparsity", "shapes",
 )  # fmt: skip
 
 

@@ -47,6 +47,8 @@ def configure(vendor: Vendor, builder: Any, network: Any, plan: BuildPlan) -> An
         _set_flags(vendor, config, ["VERSION_COMPATIBLE"])
     if plan.hardware_compatible:
         _across_gpus(vendor, config)
+    if plan.sparsity:
+        _set_flags(vendor, config, ["SPARSE_WEIGHTS"])
     if plan.device == "dla":
         use_dla(vendor, builder, config, plan)
     if plan.compute_capabilities:

@@ -20,7 +20,8 @@ _MAX_DIMENSION = 1 << 31
 _DEFAULTS: dict[str, Any] = {
     "engine": "", "optimization_level": 3, "workspace_mb": 1024, "device": "gpu", "dla_core": 0,
     "gpu_fallback": True, "version_compatible": False, "hardware_compatible": False, "cuda_graph": True,
-    "compute_capabilities": [], "inputs": [], "outputs": [], "compute": {}, "float_type": "float32", "weights_bytes": 0,
+    "compute_capabilities": [], "sparsity": [], "inputs": [], "outputs": [], "compute": {},
+    "float_type": "float32", "weights_bytes": 0,
 }  # fmt: skip
 
 
@@ -42,6 +43,7 @@ class BuildPlan(NamedTuple):
         hardware_compatible: Whether other GPUs of Ampere and later may load it.
         cuda_graph: Whether inferences are replayed from a captured graph.
         compute_capabilities: TensorRT-RTX only: the GPUs to build for (``SM86``); empty: this one.
+        sparsity: Patterns of zeros that the builder may make use of: ``2:4``, or none.
         inputs: ``name``, ``dtype``, ``shape`` of each input of the model, in order; empty: as TensorRT names them.
         outputs: The same of each output.
         compute: Convolutions and matrix products of the model by node name: ``operator``, ``precision`` that the graph
@@ -64,6 +66,7 @@ class BuildPlan(NamedTuple):
     hardware_compatible: bool
     cuda_graph: bool
     compute_capabilities: list[str]
+    sparsity: list[str]
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
     compute: Mapping[str, Mapping[str, Any]]
@@ -122,6 +125,10 @@ def _texts(value: object) -> bool:
     return isinstance(value, list) and all(map(_text, value))
 
 
+def _patterns(value: object) -> bool:
+    return value in ([], ["2:4"])
+
+
 def _ports(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(item, dict)
@@ -163,6 +170,6 @@ _CHECKS = {
     "engine": _one_of("", "tensorrt", "tensorrt-rtx"), "optimization_level": _whole(0, _LEVELS),
     "workspace_mb": _whole(1, 1 << 24), "device": _one_of("gpu", "dla"), "dla_core": _whole(0, 7),
     "gpu_fallback": _flag, "version_compatible": _flag, "hardware_compatible": _flag, "cuda_graph": _flag,
-    "compute_capabilities": _texts, "inputs": _ports, "outputs": _ports, "compute": _compute,
+    "compute_capabilities": _texts, "sparsity": _patterns, "inputs": _ports, "outputs": _ports, "compute": _compute,
     "float_type": _one_of("float32", "float16", "bfloat16"), "weights_bytes": _whole(0, 1 << 62),
 }  # fmt: skip

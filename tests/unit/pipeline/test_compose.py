@@ -229,3 +229,23 @@ def test_limits_of_the_device_reach_the_measurement_only(tmp_path: Path) -> None
         found.append({node.name: configuration(node.stage) for node in plan.nodes})
     changed = {name for name in found[0] if found[0][name] != found[1][name]}
     assert changed == {"benchmark", "bundle", "report"}
+
+
+@pytest.mark.parametrize("target", ["raspberry-pi-5", "nvidia-t4", "x86-64-vnni"])
+def test_a_pattern_of_zeros_that_cannot_pay_is_refused(target: str, tmp_path: Path) -> None:
+    """Promise: 2:4 where no engine of the target makes use of it is a fault with the reason, before anything runs."""
+    found = recipe(tmp_path, '[train]\nepochs = 1\n[sparsify]\npattern = "2:4"\n')
+    with pytest.raises(InputError, match=rf"2:4 makes nothing faster on {target}") as caught:
+        compose(found, load_profile(target), until="export")
+    assert [fault.where for fault in caught.value.faults] == ["sparsify.pattern"]
+
+
+@pytest.mark.parametrize("target", ["nvidia-a100", "nvidia-h200", "nvidia-rtx-40", "jetson-orin-nx"])
+def test_sparse_tensor_cores_take_two_of_four(target: str, tmp_path: Path) -> None:
+    """Promise: targets whose profile says so compress to 2:4, and to no other pattern."""
+    found = recipe(tmp_path, '[train]\nepochs = 1\n[sparsify]\npattern = "2:4"\n')
+    plan = compose(found, load_profile(target), until="export")
+    assert [node.name for node in plan.nodes] == ["data", "train", "sparsify", "export:dense", "export"]
+    found = recipe(tmp_path, '[train]\nepochs = 1\n[sparsify]\npattern = "1:4"\n')
+    with pytest.raises(InputError, match="2:4 is the only pattern"):
+        compose(found, load_profile(target), until="export")

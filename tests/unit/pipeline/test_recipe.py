@@ -243,6 +243,13 @@ def test_algorithms_are_auto_or_a_list_of_known_ones(tmp_path: Path) -> None:
         ("[depth]\nblocks = 1\nshare = 0.5", "depth", ("blocks and share", "one of them")),
         ("[depth]\nblocks = 0", "depth.blocks", ("0",)),
         ("[depth]\nshare = 1.0", "depth.share", ("1",)),
+        ("[sparsify]", "sparsify", ("ratio = 0.8", "threshold", "pattern")),
+        ("[sparsify]\nratio = 0.5\nthreshold = 0.1", "sparsify", ("ratio and threshold",)),
+        ("[sparsify]\nratio = 1.0", "sparsify.ratio", ("1",)),
+        ("[sparsify]\nthreshold = 0.0", "sparsify.threshold", ("0",)),
+        ('[sparsify]\npattern = "4:4"', "sparsify.pattern", ("keeps all",)),
+        ('[sparsify]\npattern = "2 of 4"', "sparsify.pattern", ("2 of 4",)),
+        ('[sparsify]\npattern = "2:4"\nscope = "local"', "sparsify.scope", ("only for a ratio",)),
     ],
 )
 def test_sections_that_change_the_model_say_how_much(

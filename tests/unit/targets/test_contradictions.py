@@ -113,6 +113,7 @@ CASES = [
     (_tables(X86, {**RTX, "compute_capabilities": ["8.9", "8.9"]}, "trt"), "engine.compute_capabilities.1", "twice"),
     (_tables(X86, {**RTX, "compute_capabilities": ["9.0"]}, "trt"), "engine.compute_capabilities.0", "9.0"),
     (_tables(X86, {**RTX, "version_compatible": True}, "trt"), "engine.version_compatible", "RTX"),
+    (_tables(T4, {**TRT, "sparsity": ["2:4"]}, "trt"), "engine.sparsity", "8.0"),
     # providers and plugins
     (_tables(X86, _provider("QNN", "CPU"), "ort-x86"), "engine.providers.0", "aarch64"),
     (_tables(ARM, _provider("OpenVINO", "CPU"), "ort-arm64"), "engine.providers.0", "x86_64"),
