@@ -10,7 +10,7 @@ from pipeline.distillation.lesson import Term
 from pipeline.distillation.logits import Decoupled, SoftTargets, SquaredError
 from pipeline.distillation.relations import RelationalAngle, RelationalDistance, SimilarityPreserving
 from pipeline.recipe.distillation import LabelsLoss, TaughtLoss
-from pipeline.recipe.lessons import heard, losses_of, teacher_tap, teachers_of
+from pipeline.recipe.lessons import heard, listened_to, losses_of, teacher_tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ class Curriculum:
     Attributes:
         terms: The summands of the loss.
         student_taps: Module paths in the student.
-        teacher_taps: For each teacher, module paths or names of tensors in it.
+        teacher_taps: For each teacher that a loss listens to, module paths or names of tensors in it.
     """
 
     terms: tuple[Term, ...]
@@ -50,7 +50,7 @@ class Curriculum:
 
 def curriculum(distill: DistillSection, task: str) -> Curriculum:
     """The terms that a section asks for; every tap once."""
-    names = [teacher.name for teacher in teachers_of(distill)]
+    names = listened_to(distill, task)
     student_taps: list[str] = []
     teacher_taps: dict[str, list[str]] = {name: [] for name in names}
     terms = []

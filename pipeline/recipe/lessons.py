@@ -48,6 +48,12 @@ def heard(loss: LossSection, distill: DistillSection) -> tuple[str, ...]:
     return tuple(teacher.name for teacher in teachers_of(distill) if loss.of in {"", teacher.name})
 
 
+def listened_to(distill: DistillSection, task: str) -> list[str]:
+    """Names of the teachers that any loss listens to, in the recipe's order."""
+    names = {name for loss in losses_of(distill, task) for name in heard(loss, distill)}
+    return [teacher.name for teacher in teachers_of(distill) if teacher.name in names]
+
+
 def teacher_tap(loss: LossSection) -> str:
     """Where a loss taps its teacher; empty where it takes the teacher's answer."""
     return (loss.teacher or loss.student) if isinstance(loss, TaughtLoss) else ""

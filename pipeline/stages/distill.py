@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 from pipeline.artifacts import DatasetInfo, OnnxModel, TeacherAnswers, TorchModel
 from pipeline.data import DataSource
 from pipeline.recipe import DistillSection
-from pipeline.recipe.lessons import losses_of, repeats
+from pipeline.recipe.lessons import losses_of, repeats, teachers_of
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.learning import learn
 from pipeline.stages.load import size_of
@@ -121,6 +121,10 @@ class DistillStage(Stage[DistillInputs]):
             "warnings": weak.warnings,
         }
 
+    @property
+    def _names(self) -> list[str]:
+        return [teacher.name for teacher in teachers_of(self.distill)]
+
     def _teachers(self, src: DistillInputs, taps: Mapping[str, tuple[str, ...]]) -> dict[str, Teacher]:
         """All that a loss listens to, by name, in the recipe's order."""
         answers = {item.node: item for item in src.answers}
@@ -128,7 +132,8 @@ class DistillStage(Stage[DistillInputs]):
             name: open_teacher(
                 teacher, answers.get(f"teach:{name}"), factory, taps=taps[name], seed=self.seed, threads=self.threads
             )
-            for name, teacher, factory in zip(taps, src.teachers, self.teachers, strict=True)
+            for name, teacher, factory in zip(self._names, src.teachers, self.teachers, strict=True)
+            if name in taps
         }
 
     def _score(
@@ -184,6 +189,7 @@ class _Weak:
         self.scores: dict[str, float] = {}
         if not self._task.needs_labels:
             return  # without labels nobody is better than anybody
+        context.progress(0.0, f"asking teachers and student about {len(self._rows)} training samples")
         self.scores = {name: teacher_score(item, train, self._rows, self._task) for name, item in teachers.items()}
         if all(teacher.digest != src.dense.digest for teacher in src.teachers):
             outputs = opener(src.dense, stage.dense, stage.seed, stage.threads)(self._some)

@@ -144,3 +144,16 @@ def test_who_takes_part_is_in_the_plan_and_no_path_in_a_key(tmp_path: Path) -> N
     assert nodes["distill"].inputs["teachers"] == ("train", "teacher:b")
     first, second = ([configuration(node.stage) for node in plan.nodes] for plan in plans)
     assert first == second
+
+
+def test_who_is_not_listened_to_is_not_asked(tmp_path: Path) -> None:
+    """Promise: with the labels alone nobody's answers are kept, nor those of a teacher whose features are tapped."""
+    (tmp_path / "user.py").write_text("def net(): ...\ndef data(): ...\n", encoding="utf-8")
+    (tmp_path / "b.onnx").write_bytes(b"any")
+    plans = []
+    tapped = 'of = "b"\nstudent = "x"\nteacher = "y"'
+    for losses in (_loss("labels"), _loss("soft-targets") + _loss("hint", tapped), _loss("soft-targets", 'of = "a"')):
+        (tmp_path / "recipe.toml").write_text(HEAD + PRUNE + DISTILL + OTHERS + losses, encoding="utf-8")
+        plans.append(compose(load_recipe(tmp_path), load_profile("host"), until="distill"))
+    asked = [[node.name for node in plan.nodes if node.stage.name == "teach"] for plan in plans]
+    assert asked == [[], ["teach:a"], ["teach:a"]]
