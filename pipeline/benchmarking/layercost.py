@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from targets.devices.base import Device
 
-SECONDS_PER_ENGINE: Final = 4.0
+SECONDS_PER_ENGINE: Final = 5.0
 """Of the campaign: three blocks of a process of a second each, and some reserve."""
+_RESERVE_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ def measure_costs(
         entrants,
         device,
         CampaignOptions(
-            budget_s=SECONDS_PER_ENGINE * len(engines) + 10.0,
+            budget_s=SECONDS_PER_ENGINE * len(engines) + _RESERVE_S,
             seed=seed,
             mode="quick",
             affinity=affinity,
