@@ -127,7 +127,7 @@ def test_a_second_run_reuses_everything_and_imports_no_framework(
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert "0 stages run, 15 reused" in done.stdout
+    assert "0 stages run, 16 reused" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
     for file in ("bundle.tar.gz", "run.json", "report.html"):
         assert (tmp_path / "stripes" / "host" / file).read_bytes() == (result.folder / file).read_bytes()
