@@ -63,6 +63,20 @@ class TeacherAnswers(Artifact):
         return self.folder / "answers.safetensors"
 
 
+@final
+class LatencyTable(Artifact):
+    """``table.json``: nets of other widths as measured on the target, and the model of latency fitted to them."""
+
+    __slots__ = ()
+
+
+@final
+class WidthPlan(Artifact):
+    """``widths.json``: units that each group of channels keeps."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxModel(Artifact):
     """``model.onnx`` and ``io.json``."""

@@ -6,11 +6,14 @@ dense -> [surgery] -> [depth] -> [prune] -> [sparsify] -> [distill]: each is opt
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
+from pipeline.measuredon import device_name
 from pipeline.plan import Node, Source
+from pipeline.stages.allocate import AllocateStage
 from pipeline.stages.depth import DepthStage
 from pipeline.stages.export import ExportStage
+from pipeline.stages.latency_table import LatencyTableStage
 from pipeline.stages.load import LoadStage
 from pipeline.stages.prune import PruneStage
 from pipeline.stages.sparsify import SparsifyStage
@@ -21,7 +24,7 @@ from targets.errors import Fault
 
 if TYPE_CHECKING:
     from pipeline.data.source import DataSource, FileRef
-    from pipeline.recipe import Recipe
+    from pipeline.recipe import PruneSection, Recipe
     from pipeline.stages.base import Stage
     from pipeline.tasks import Task
     from pipeline.teaching import People
@@ -37,6 +40,7 @@ class Chain:
     Attributes:
         recipe: Which links there are.
         profile: What pays on the target.
+        measured: The target with the device that is measured.
         data: The user's data.
         task: What the model is for.
         factory: Makes the user's model.
@@ -46,6 +50,7 @@ class Chain:
 
     recipe: Recipe
     profile: TargetProfile
+    measured: TargetProfile
     data: DataSource
     task: Task
     factory: FactoryRef
@@ -57,8 +62,7 @@ class Chain:
         found = [self._dense()]
         dense = found[0].name
         for link in (self._surgery, self._depth, self._prune, self._sparsify):
-            node = link(dense, found[-1].name)
-            found += [node] if node else []
+            found += link(dense, found[-1].name)
         factory = self.factory
         if self.recipe.distill is not None:
             lesson = Lesson(people=self.people, distill=self.recipe.distill, common=self._common())
@@ -83,33 +87,59 @@ class Chain:
         load = LoadStage(**self._common(), weights=self.weights)
         return _node("load", "load the dense model", load, data="data")
 
-    def _surgery(self, dense: str, before: str) -> Node | None:
+    def _surgery(self, dense: str, before: str) -> list[Node]:
         if self.recipe.surgery is None:
-            return None
+            return []
         stage = SurgeryStage(**self._common(), surgery=self.recipe.surgery)
-        return _node("surgery", "change the architecture by hand", stage, data="data", model=before, dense=dense)
+        return [_node("surgery", "change the architecture by hand", stage, data="data", model=before, dense=dense)]
 
-    def _depth(self, dense: str, before: str) -> Node | None:
+    def _depth(self, dense: str, before: str) -> list[Node]:
         if self.recipe.depth is None:
-            return None
+            return []
         stage = DepthStage(**self._common(), depth=self.recipe.depth)
-        return _node("depth", "drop residual blocks", stage, data="data", model=before, dense=dense)
+        return [_node("depth", "drop residual blocks", stage, data="data", model=before, dense=dense)]
 
-    def _prune(self, dense: str, before: str) -> Node | None:
-        if self.recipe.prune is None:
-            return None
-        stage = PruneStage(
-            **self._common(),
-            prune=self.recipe.prune,
-            channel_alignment=self.profile.pruning.channel_alignment,
+    def _prune(self, dense: str, before: str) -> list[Node]:
+        prune = self.recipe.prune
+        if prune is None:
+            return []
+        stage = PruneStage(**self._common(), prune=prune, channel_alignment=self.profile.pruning.channel_alignment)
+        planned = self._latency(prune, before) if prune.by_latency else []
+        plan = tuple(node.name for node in planned[-1:])
+        title = "remove channels" if prune.finetune is None else "remove channels, fine-tune"
+        return [*planned, _node("prune", title, stage, data="data", model=before, dense=dense, plan=plan)]
+
+    def _latency(self, prune: PruneSection, before: str) -> list[Node]:
+        """What widths cost on the target, and those that keep the most at the latency asked for."""
+        common = self._common()
+        task = common.pop("task")
+        measured: dict[str, Any] = {
+            "profile": self.measured,
+            "precision": shipped_precision(prune, self.measured),
+            "opset": self.recipe.export.opset,
+            "device": device_name(self.recipe.benchmark, self.measured),
+            "fingerprint": "",
+        }
+        table = LatencyTableStage(
+            **common,
+            **measured,
+            nets=prune.latency.nets,
+            protect=tuple(prune.protect),
+            statistics=prune.statistics,
         )
-        return _node("prune", "remove channels", stage, data="data", model=before, dense=dense)
+        allocate = AllocateStage(**common, **measured, task=task, prune=prune)
+        return [
+            _node("latency_table", "measure latency at other widths", table, data="data", model=before),
+            _node(
+                "allocate", "choose widths, measure them", allocate, data="data", model=before, table="latency_table"
+            ),
+        ]
 
-    def _sparsify(self, dense: str, before: str) -> Node | None:
+    def _sparsify(self, dense: str, before: str) -> list[Node]:
         if self.recipe.sparsify is None:
-            return None
+            return []
         stage = SparsifyStage(**self._common(), sparsify=self.recipe.sparsify)
-        return _node("sparsify", "set small weights to zero", stage, data="data", model=before, dense=dense)
+        return [_node("sparsify", "set small weights to zero", stage, data="data", model=before, dense=dense)]
 
     def _common(self) -> dict[str, Any]:
         """What every stage that scores a torch model is told."""
@@ -137,6 +167,13 @@ def chain_faults(recipe: Recipe, profile: TargetProfile) -> list[Fault]:
         f'write pattern = "{known[0]}"' if known else "remove [sparsify], or use [prune], which removes whole channels"
     )
     return [Fault(where="sparsify.pattern", what=what, fix=fix)]
+
+
+def shipped_precision(prune: PruneSection, profile: TargetProfile) -> Literal["fp32", "int8"]:
+    """The precision that latency is measured in: int8 where the target offers it and nothing else is asked for."""
+    if prune.latency.precision != "auto":
+        return prune.latency.precision
+    return "int8" if "int8" in profile.choices()[""].quantization.precisions else "fp32"
 
 
 def _node(name: str, title: str, stage: Stage[Any], **inputs: Source) -> Node:

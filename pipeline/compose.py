@@ -13,12 +13,14 @@ from pipeline.data.source import DataSource, FileRef, find_file
 from pipeline.measuredon import AskDevice, device_name, measured_on
 from pipeline.plan import Chosen, Drops, Lineage, Node, Plan, Source
 from pipeline.recipe import Recipe
+from pipeline.stages.allocate import AllocateStage
 from pipeline.stages.base import Stage
 from pipeline.stages.benchmark import BenchmarkStage
 from pipeline.stages.bundle import BundleStage
 from pipeline.stages.data import DataStage
 from pipeline.stages.gate import GateStage
 from pipeline.stages.import_onnx import ImportStage, external_files
+from pipeline.stages.latency_table import LatencyTableStage
 from pipeline.stages.report import ReportStage
 from pipeline.tasks import Task, find_task
 from pipeline.teaching import People, find_people
@@ -26,6 +28,7 @@ from pipeline.usercode import FactoryRef, find_factory
 from targets.errors import Fault, faults_error
 from targets.profile import LOCAL, DeviceSection, TargetProfile
 
+_ON_DEVICE: Final = (BenchmarkStage, LatencyTableStage, AllocateStage)
 _REPORTED: Final = {"name", "task", "seed", "threads", "budget"}
 
 
@@ -59,7 +62,7 @@ def compose(recipe: Recipe, profile: TargetProfile, *, until: str | None = None,
     device, anywhere = device_name(recipe.benchmark, profile), _wherever(profile)
     plan = _all_stages(recipe, profile, anywhere)
     plan = plan if until is None else plan.until(until)
-    if all(node.stage.name != "benchmark" for node in plan.nodes):
+    if not any(isinstance(node.stage, _ON_DEVICE) for node in plan.nodes):
         return plan
     on = measured_on(device, profile, ask)
     return Plan(nodes=tuple(_bound(node, on.fingerprint) for node in plan.nodes))
@@ -67,7 +70,7 @@ def compose(recipe: Recipe, profile: TargetProfile, *, until: str | None = None,
 
 def _bound(node: Node, fingerprint: str) -> Node:
     """The node, measuring on that very device."""
-    if not isinstance(node.stage, BenchmarkStage):
+    if not isinstance(node.stage, _ON_DEVICE):
         return node
     return replace(node, stage=replace(node.stage, fingerprint=fingerprint))
 
@@ -82,7 +85,7 @@ def _all_stages(recipe: Recipe, profile: TargetProfile, anywhere: TargetProfile)
         raise faults_error(f"recipe {recipe.name!r}", faults)
     sources = _find_sources(recipe)
     nodes = [_data_node(recipe, sources)]
-    floats = _onnx_nodes(sources) if recipe.model.onnx else _torch_nodes(recipe, sources, anywhere)
+    floats = _onnx_nodes(sources) if recipe.model.onnx else _torch_nodes(recipe, sources, profile)
     nodes += floats
     reference, best = _float_models(nodes)
     offered = offers(recipe, anywhere, compressed=reference != best)
@@ -128,7 +131,8 @@ def _node(name: str, title: str, stage: Stage[Any], **inputs: Source) -> Node:
 
 
 def _data_node(recipe: Recipe, sources: _Sources) -> Node:
-    needed = ("train", "validation") if recipe.train or recipe.distill else ("validation",)
+    learns = recipe.train or recipe.distill or (recipe.prune and recipe.prune.learns)
+    needed = ("train", "validation") if learns else ("validation",)
     stage = DataStage(source=sources.data, task=sources.task.alone, splits=needed, duplicates=recipe.data.duplicates)
     return _node("data", "check the data", stage)
 
@@ -143,7 +147,8 @@ def _torch_nodes(recipe: Recipe, sources: _Sources, profile: TargetProfile) -> l
     assert isinstance(sources.model, FactoryRef)
     chain = Chain(
         recipe=recipe,
-        profile=profile,
+        profile=_wherever(profile),
+        measured=profile,
         data=sources.data,
         task=sources.task.alone,
         factory=sources.model,

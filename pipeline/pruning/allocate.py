@@ -1,22 +1,20 @@
-"""Decides how many units each group loses for a ratio, and which.
+"""Decides how many units each group keeps: for a ratio, or until a cost (MACs, parameters, bytes) fits a limit.
 
-Widths: a group keeps a multiple of ``alignment`` channels, never less than ``alignment``, or its whole width: the one
-nearest to what the ratio asks, the larger of two equally near. A group narrower than twice the alignment has no such
-choice; for it the alignment is halved until it has: half a vector register still pays more than a ragged width.
+Widths are those of `pipeline.pruning.widths`: of the two nearest to what is asked, the larger.
 """
 
 from __future__ import annotations
 
-import fnmatch
-from math import gcd
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from pipeline.pruning.criteria import Normalization, normalized
+from pipeline.pruning.widths import Widths, importance_kept, prunable_groups, remove_lowest, width_choices
 from targets.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.pruning.criteria import Scores
     from pipeline.pruning.decisions import Decisions
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 Scope: TypeAlias = Literal["global", "local"]
 
-_SMALL: Final = 2
+_HALVINGS: Final = 16  # of the ratio, until nothing changes any more
 
 
 def choose_by_ratio(
@@ -35,106 +33,147 @@ def choose_by_ratio(
     alignment: int = 1,
     protect: Sequence[str] = (),
     scope: Scope = "global",
+    normalize: Normalization = "mean",
 ) -> Decisions:
     """The decisions that remove a share of the units, the lowest scores first.
 
     Args:
         graph: The groups.
         scores: Importance of each unit, by group name. (units,) each.
-        ratio: Share of units to remove, between 0 and 1: of all units together (``global``, scores divided by
-            their group's mean so that groups compare) or of each group (``local``).
-        alignment: Channels a width should be a multiple of; see the module's first lines.
+        ratio: Share of units to remove, between 0 and 1: of all units together (``global``) or of each group
+            (``local``).
+        alignment: Channels a width should be a multiple of.
         protect: Module paths or patterns (``stem``, ``layer1.*``, ``*.conv2``) whose outputs are never cut. A path
             stands for everything below it.
         scope: ``global`` or ``local``.
+        normalize: Figure of its group that each score is divided by, so that groups compare.
 
     Raises:
         InputError: Ratio or alignment out of range, a pattern matches no module, or nothing would be removed.
     """
-    _check(ratio, alignment, scope)
-    protected = _protected(graph, protect)
-    groups = [group for group in graph.groups if group.name not in protected]
-    if not groups:
+    groups = prunable_groups(graph, protect)
+    compared = normalized(scores, normalize)
+    return remove_lowest(
+        graph, scores, widths_for_ratio(groups, compared, ratio=ratio, alignment=alignment, scope=scope)
+    )
+
+
+def widths_for_ratio(
+    groups: Sequence[Group], scores: Mapping[str, Scores], *, ratio: float, alignment: int, scope: Scope
+) -> dict[str, int]:
+    """Units that each group keeps when a share of them is removed; see `choose_by_ratio`.
+
+    Raises:
+        InputError: Ratio, alignment or scope out of range, or nothing would be removed.
+    """
+    if not 0 < ratio < 1:
         raise InputError(
-            "there is nothing to prune",
-            _why_nothing(graph, protected),
-            "shorten prune.protect, or remove [prune] from the recipe",
+            "the pruning ratio is out of range", f"it is {ratio}", "give a ratio between 0 and 1, both excluded"
         )
-    wanted = _global(groups, scores, ratio) if scope == "global" else {g.name: g.size * (1 - ratio) for g in groups}
-    removed = {}
-    for group in groups:
-        kept = _aligned(wanted[group.name], group, alignment)
-        removed[group.name] = np.argsort(scores[group.name], kind="stable")[: group.size - kept]
-    if not any(len(units) for units in removed.values()):
+    if scope not in get_args(Scope):
+        raise InputError("there is no such pruning scope", f"it is {scope!r}", nearest(scope, get_args(Scope)))
+    kept = _widths(groups, scores, ratio, alignment, scope)
+    if all(kept[group.name] == group.size for group in groups):
         raise InputError(
             "pruning would remove nothing",
             f"ratio {ratio} is less than one step of {alignment} channels in every one of {len(groups)} groups",
             "raise prune.ratio, or lower pruning.channel_alignment in the target's profile",
         )
-    return graph.decide(removed)
+    return kept
 
 
-def _check(ratio: float, alignment: int, scope: str) -> None:
-    if not 0 < ratio < 1:
+def widths_to_fit(
+    groups: Sequence[Group],
+    scores: Mapping[str, Scores],
+    *,
+    cost: Callable[[Widths], float],
+    limit: float,
+    what: str,
+    alignment: int,
+    scope: Scope,
+) -> dict[str, int]:
+    """Units that each group keeps when no more is removed, at one ratio, than makes the cost fit.
+
+    Args:
+        groups: What may be cut.
+        scores: Importance of each unit.
+        cost: What a net of these widths costs; grows with every width.
+        limit: What it may cost at most.
+        what: The cost's name and unit for people, such as ``multiply-accumulates``.
+        alignment: Channels a width should be a multiple of.
+        scope: Whether all groups lose the same share, or the lowest units of all groups together go.
+
+    Raises:
+        InputError: The limit is met without removing anything, or cannot be met: says the least that can be reached,
+            and how much importance would be left.
+    """
+    whole = {group.name: group.size for group in groups}
+    if cost(whole) <= limit:
         raise InputError(
-            "the pruning ratio is out of range", f"it is {ratio}", "give a ratio between 0 and 1, both excluded"
+            "pruning would remove nothing",
+            f"the net has {cost(whole):,.6g} {what} as it is, and {limit:,.6g} are allowed",
+            "lower the target, or remove [prune] from the recipe",
         )
-    if alignment < 1:
+    check_reachable(groups, scores, cost=cost, limit=limit, what=what, alignment=alignment)
+    low, high = 0.0, 1.0  # at `high` the cost fits
+    best = least_widths(groups, alignment)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        found = _widths(groups, scores, middle, alignment, scope)
+        if cost(found) <= limit:
+            high, best = middle, found
+        else:
+            low = middle
+    return best
+
+
+def least_widths(groups: Sequence[Group], alignment: int) -> dict[str, int]:
+    """The smallest width that each group may have."""
+    return {group.name: width_choices(group, alignment)[0] for group in groups}
+
+
+def check_reachable(
+    groups: Sequence[Group],
+    scores: Mapping[str, Scores],
+    *,
+    cost: Callable[[Widths], float],
+    limit: float,
+    what: str,
+    alignment: int,
+) -> None:
+    """Refuses a limit below what the narrowest net costs.
+
+    Raises:
+        InputError: Says that least cost, and how much importance would be left at it.
+    """
+    least = least_widths(groups, alignment)
+    reachable = cost(least)
+    if reachable > limit:
+        left = importance_kept(scores, least)
         raise InputError(
-            "the alignment is out of range", f"it is {alignment}", "give an alignment of 1 channel or more"
+            "the pruning target cannot be reached",
+            f"{limit:,.6g} {what} are asked for; with every prunable group as narrow as it may be, "
+            f"{reachable:,.6g} are left, at {left:.0%} of the importance (expect a large loss of accuracy)",
+            f"ask for at least {reachable:,.6g}, shorten prune.protect, or lower pruning.channel_alignment in the "
+            "target's profile",
         )
-    if scope not in get_args(Scope):
-        raise InputError("there is no such pruning scope", f"it is {scope!r}", nearest(scope, get_args(Scope)))
 
 
-def _protected(graph: PruningGraph, patterns: Sequence[str]) -> set[str]:
-    """Names of the groups that a protected module produces or carries."""
-    owners = {name: name.rpartition(".")[0] or name for name in graph.shapes}
-    modules = {parent for owner in owners.values() for parent in _with_parents(owner)}
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(module, pattern) for module in modules):
-            raise InputError(
-                "a protected module is not in the model", f"nothing is called {pattern!r}", nearest(pattern, modules)
-            )
-    return {
-        group.name
-        for group in graph.groups
-        for member in group.members
-        if member.roles != {"consumer"}
-        and any(fnmatch.fnmatchcase(m, p) for p in patterns for m in _with_parents(owners[member.parameter]))
-    }
-
-
-def _with_parents(path: str) -> list[str]:
-    parts = path.split(".")
-    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
-
-
-def _why_nothing(graph: PruningGraph, protected: set[str]) -> str:
-    if protected:
-        return f"all {len(graph.groups)} groups are protected"
-    reasons = ", ".join(dict.fromkeys(f"{f.operator} {f.reason}" for f in graph.frozen))
-    return f"no channels can be removed{': ' + reasons if reasons else ''}"
+def _widths(
+    groups: Sequence[Group], scores: Mapping[str, Scores], ratio: float, alignment: int, scope: Scope
+) -> dict[str, int]:
+    wanted = _global(groups, scores, ratio) if scope == "global" else {g.name: g.size * (1 - ratio) for g in groups}
+    return {group.name: _nearest_width(wanted[group.name], group, alignment) for group in groups}
 
 
 def _global(groups: Sequence[Group], scores: Mapping[str, Scores], ratio: float) -> dict[str, float]:
-    """Units each group keeps when the lowest share of all units goes, scores relative to their group's mean."""
-    relative = np.concatenate([_relative(scores[group.name]) for group in groups])
+    """Units each group keeps when the lowest share of all units goes."""
+    every = np.concatenate([scores[group.name] for group in groups])
     owner = np.repeat(np.arange(len(groups)), [group.size for group in groups])
-    lowest = np.argsort(relative, kind="stable")[: round(ratio * len(relative))]
+    lowest = np.argsort(every, kind="stable")[: round(ratio * len(every))]
     lost = np.bincount(owner[lowest], minlength=len(groups))
     return {group.name: float(group.size - lost[i]) for i, group in enumerate(groups)}
 
 
-def _relative(scores: Scores) -> Scores:
-    mean = float(scores.mean())
-    return scores / mean if mean > 0 else scores
-
-
-def _aligned(wanted: float, group: Group, alignment: int) -> int:
-    step = alignment // gcd(alignment, group.channels_per_unit)
-    while step > 1 and group.size < _SMALL * step:
-        step = (step + 1) // 2
-    choices = [*range(step, group.size, step), group.size]
-    nearest_width: int = min(choices, key=lambda kept: (abs(kept - wanted), -kept))
-    return nearest_width
+def _nearest_width(wanted: float, group: Group, alignment: int) -> int:
+    return min(width_choices(group, alignment), key=lambda kept: (abs(kept - wanted), -kept))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import fx
 
-    from pipeline.pruning.criteria import Criterion, Scores
+    from pipeline.pruning.criteria import Criterion, Evidence, Scores
     from pipeline.pruning.frozen import Frozen
     from pipeline.pruning.propagate import Propagation
 
@@ -111,9 +111,9 @@ class PruningGraph:
                 return group
         raise _unknown_group(name, self.groups)
 
-    def score(self, gm: fx.GraphModule, criterion: Criterion) -> dict[str, Scores]:
-        """The importance of every unit, by group name. (units,) each."""
-        return {group.name: criterion.score(gm, group) for group in self.groups}
+    def score(self, gm: fx.GraphModule, criterion: Criterion, evidence: Evidence | None = None) -> dict[str, Scores]:
+        """The importance of every unit, by group name: ``(units,)`` each; see `Criterion.score`."""
+        return criterion.score(gm, self.groups, evidence)
 
     def decide(self, removed: Mapping[str, NDArray[np.integer]]) -> Decisions:
         """The indices every parameter keeps when units are removed; ``removed`` maps group name to unit numbers.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.recipe.faults_distill import distill_faults
 from pipeline.recipe.faults_edits import edit_faults
+from pipeline.recipe.faults_pruning import pruning_faults
 from targets.errors import Fault
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def consistency_faults(recipe: Recipe) -> list[Fault]:
         *edit_faults(recipe),
         *_training_faults(recipe),
         *distill_faults(recipe),
+        *pruning_faults(recipe),
         *_budget_faults(recipe),
     ]
 

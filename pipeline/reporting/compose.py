@@ -24,6 +24,8 @@ TITLES: Final = {
     "import": "checked the ONNX model",
     "surgery": "changed the architecture by hand",
     "depth": "dropped residual blocks",
+    "latency_table": "measured latency at other widths",
+    "allocate": "chose widths for the latency, measured them",
     "prune": "removed channels",
     "sparsify": "set small weights to zero",
     "student": "made the student",
@@ -39,6 +41,7 @@ TITLES: Final = {
 }
 LISTED_TENSORS: Final = 24
 RUNTIMES: Final = ("openvino", "tensorrt", "tensorrt-rtx")
+_LEARNING: Final = ("train", "prune", "distill")
 _METRICS: Final = ("accuracy", "parameters", "macs", "size_bytes", "latency_ms", "peak_memory_bytes")
 _VERSIONS: Final = ("edgepress", "torch", "lightning-fabric", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
@@ -98,9 +101,10 @@ def compose_run(facts: RunFacts) -> dict[str, Any]:
         "stages": [_stage(stage, candidates) for stage in facts.stages],
         "candidates": candidates,
         "dropped": [asdict(item) for item in facts.dropped],
-        "curves": {name: results[name]["curve"] for name in ("train", "distill") if name in results},
+        "curves": {name: results[name]["curve"] for name in _LEARNING if "curve" in results.get(name, {})},
         "widths": results["prune"]["widths"] if "prune" in results else [],
         "whole": results["prune"]["frozen"] if "prune" in results else [],
+        "allocation": _allocation(results),
         "inspect": _inspection(shipped_build.read_json("inspect.json")),
         "layers": [_layer(layer) for layer in quantized.read_json("layers.json")] if quantized else [],
         "calibration": _calibration(quantized) if quantized else [],
@@ -112,6 +116,20 @@ def compose_run(facts: RunFacts) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **_versions(facts)},
         "validation": {"split": "validation", "samples": facts.samples.get("validation")},
         "test": {"split": "test", "samples": facts.samples.get("test")},
+    }
+
+
+def _allocation(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """How widths were found for a latency, where one was asked for."""
+    if "allocate" not in results:
+        return None
+    found, table = results["allocate"], results["latency_table"]
+    told = ("target_ms", "predicted_ms", "measured_ms", "dense_ms", "importance_ratio")
+    return {
+        **{name: found[name] for name in ("precision", "device", "why_off")},
+        "rounds": [{name: item[name] for name in told} for item in found["rounds"]],
+        "table_nets": table["nets"],
+        "table_error_ratio": table["unseen_error_mean_ratio"],
     }
 
 
@@ -158,7 +176,7 @@ def _stage(stage: Artifact, candidates: Sequence[Mapping[str, Any]]) -> dict[str
     results = stage.results
     engine = next((row for row in candidates if stage.node == f"build:{row['name']}"), {})
     metrics = {name: value for name in _METRICS if (value := results.get(name, engine.get(name))) is not None}
-    known = {*metrics, "curve", "widths", "frozen", "metric", "beside"}
+    known = {*metrics, "curve", "widths", "frozen", "rounds", "metric", "beside"}
     return {
         "stage": stage.node,
         "title": _title(stage.node),

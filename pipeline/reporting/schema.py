@@ -243,6 +243,44 @@ class Whole(_Data):
     parameters: int
 
 
+class Round(_Data):
+    """One choice of widths for a latency, as foretold and as measured.
+
+    Attributes:
+        target_ms: What was asked for.
+        predicted_ms: By the latency table, corrected by the rounds before.
+        measured_ms: On the device, interleaved with the dense engine.
+        dense_ms: That engine's latency in the same campaign.
+        importance_ratio: Share of importance kept.
+    """
+
+    target_ms: float
+    predicted_ms: float
+    measured_ms: float
+    dense_ms: float
+    importance_ratio: float
+
+
+class Allocation(_Data):
+    """How the widths for a latency were found.
+
+    Attributes:
+        precision: What the engines were measured in.
+        device: Where.
+        why_off: Why the latency is not near enough what was asked for; empty where it is.
+        rounds: All of them, the one taken last.
+        table_nets: Nets that the latency table was measured on.
+        table_error_ratio: Mean error of the table on nets that its model had not seen.
+    """
+
+    precision: str
+    device: str
+    why_off: str = ""
+    rounds: Annotated[tuple[Round, ...], Field(min_length=1)]
+    table_nets: int | None = None
+    table_error_ratio: float | None = None
+
+
 class Inspection(_Data):
     """What the engine really is.
 
@@ -338,6 +376,7 @@ class RunReport(_Data):
         curves: Training curves, by stage (``train``, ``distill``).
         widths: Channels before and after pruning.
         whole: What pruning had to leave whole.
+        allocation: How they were found, where a latency was asked for.
         inspect: What the shipped engine really is.
         layers: Layers of the quantised model.
         calibration: Ranges of its tensors.
@@ -364,6 +403,7 @@ class RunReport(_Data):
     curves: dict[str, tuple[Epoch, ...]] = {}
     widths: tuple[Width, ...] = ()
     whole: tuple[Whole, ...] = ()
+    allocation: Allocation | None = None
     inspect: Inspection = Inspection()
     layers: tuple[Layer, ...] = ()
     calibration: tuple[Calibrated, ...] = ()

@@ -40,6 +40,7 @@ def terminal_summary(run: Mapping[str, object]) -> RenderableType:
     good = report.verdict.met_budget and report.verdict.shipped is not None
     tables = [_candidates(report, columns) for columns in _LAYOUTS]
     lines: list[RenderableType] = [_Widest(tables)] if report.candidates else []
+    lines.extend(Text(line) for line in _allocation_lines(report))
     lines.append(Text(report.verdict.sentence, style="bold green" if good else "bold red"))
     lines.extend(Text(f"  {reason}", style="dim") for reason in report.verdict.reasons)
     lines.extend(_whole_lines(report))
@@ -60,6 +61,18 @@ def _whole_lines(report: RunReport) -> list[RenderableType]:
     more = f", and {len(held) - 1} more" if len(held) > 1 else ""
     said = f"{first.units} channels ({first.parameters} parameters) by {first.operator}{place}: {first.reason}{more}"
     return [Text(f"  pruning left whole: {said}", style="dim")]
+
+
+def _allocation_lines(report: RunReport) -> list[str]:
+    """Predicted beside measured, where channels were removed for a latency."""
+    if report.allocation is None:
+        return []
+    last = report.allocation.rounds[-1]
+    asked, predicted, measured, dense = (
+        text.milliseconds(value) for value in (last.target_ms, last.predicted_ms, last.measured_ms, last.dense_ms)
+    )
+    compared = f"predicted {predicted}, measured {measured} ({report.allocation.precision}, dense {dense})"
+    return [f"pruned for {asked}: {compared}, {last.importance_ratio:.0%} of the importance kept"]
 
 
 def _dropped_lines(report: RunReport) -> list[RenderableType]:

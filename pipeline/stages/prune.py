@@ -7,34 +7,42 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from pipeline.artifacts import DatasetInfo, TorchModel
+from pipeline.artifacts import DatasetInfo, TorchModel, WidthPlan
 from pipeline.data import DataSource
 from pipeline.recipe import PruneSection
 from pipeline.stages.base import Context, Stage
+from pipeline.stages.learning import learn
 from pipeline.stages.load import size_of
+from pipeline.stages.scoring import Scored, score_units
 from pipeline.tasks import Task
 from pipeline.usercode import FactoryRef
+from targets.errors import InputError
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-    from pipeline.data import Split
-    from pipeline.pruning import Decisions, Group, PruningGraph
+    from pipeline.data import Dataset, Split
+    from pipeline.edits import Edit
+    from pipeline.pruning import Group, PruningGraph
+    from pipeline.pruning.widths import Widths
+    from pipeline.tasks.base import Arrays
+    from pipeline.torchmodel import InputSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneInputs:
-    """The model to prune, the dense one it came from, and the data to score with."""
+    """The model to prune, the dense one it came from, data to score with, and widths where a latency is asked for."""
 
     data: DatasetInfo
     model: TorchModel
     dense: TorchModel
+    plan: tuple[WidthPlan, ...]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneStage(Stage[PruneInputs]):
-    """Scores, decides, removes.
+    """Scores, decides, removes, fine-tunes; in one step or in several.
 
     Attributes:
         factory: Makes the model.
@@ -42,15 +50,15 @@ class PruneStage(Stage[PruneInputs]):
         task: What the model is for.
         prune: What to remove.
         channel_alignment: Widths that pay on the target are multiples of this.
-        seed: Seed of what the factory draws.
+        seed: Seed of what the factory draws, of samples and of fine-tuning.
         threads: torch threads.
     """
 
     name = "prune"
-    version = 2
+    version = 3
     consumes = PruneInputs
     produces = TorchModel
-    tools: ClassVar[tuple[str, ...]] = ("torch", "numpy")
+    tools: ClassVar[tuple[str, ...]] = ("torch", "numpy", "lightning-fabric")
 
     factory: FactoryRef
     source: DataSource
@@ -62,44 +70,150 @@ class PruneStage(Stage[PruneInputs]):
 
     def run(self, src: PruneInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the small `TorchModel`; returns channel widths before and after, and what stayed whole and why."""
-        from pipeline.edits import Channels
-        from pipeline.pruning import CRITERIA, apply_decisions, choose_by_ratio, find_groups, mask_decisions
+        from pipeline.pruning import find_groups
+        from pipeline.pruning.schedule import steps_down
         from pipeline.torchmodel import load_model, save_model
         from pipeline.training import predict
 
         model, specs, edits = load_model(src.model, self.factory, self.seed)
-        context.progress(0.3, "finding channels that live and die together")
-        graph = find_groups(model, statistics=self.prune.statistics)
-        criterion = CRITERIA[self.prune.criterion]
-        scores = {group.name: criterion.score(model, group) for group in graph.groups}
-        decisions = choose_by_ratio(
-            graph,
-            scores,
-            ratio=self.prune.ratio,
-            alignment=self.channel_alignment,
-            protect=self.prune.protect,
-            scope=self.prune.scope,
-        )
-        context.progress(0.6, "removing channels")
-        small = apply_decisions(model, decisions)
+        dense = model if src.model.digest == src.dense.digest else load_model(src.dense, self.factory, self.seed)[0]
         data = context.data.checked(self.source, src.data)
         split = data["validation"].bound(tuple(spec.name for spec in specs))
-        _check_promise(small, mask_decisions(model, decisions), split.take(slice(0, 8)))
-        outputs = predict(small, split, threads=self.threads)
-        reference = predict(self._dense(src, model), split, threads=self.threads)
-        save_model(out, small, specs, (*edits, Channels(decisions=decisions)))
+        reference = predict(dense, split, threads=self.threads)
+        context.progress(0.0, "finding channels that live and die together")
+        graph = find_groups(model, statistics=self.prune.statistics)
+        groups = self._groups(graph, src.plan)
+        scored = self._score(model, groups, data, specs, context)
+        after = self._widths(model, graph, groups, scored, specs, src.plan)
+        before = {group.name: group.size for group in groups}
+        steps = steps_down(before, after, self.prune.schedule, self.prune.steps)
+        small, told, curve = model, list[dict[str, Any]](), list[dict[str, Any]]()
+        for number, widths in enumerate(steps, start=1):
+            context.progress((number - 1) / len(steps), f"step {number} of {len(steps)}: removing channels")
+            small, edit = self._step(small, widths, scored if number == 1 else None, data, specs, context)
+            edits = (*edits, edit)
+            told.append({"step": number, "kept_ratio": round(sum(widths.values()) / sum(before.values()), 4)})
+            told[-1] |= {"before_training": self._accuracy(small, split, reference)}
+            if self.prune.finetune is not None:
+                curve += self._finetune(small, data, specs, context, number, len(curve))
+                told[-1] |= {"after_training": self._accuracy(small, split, reference)}
+        save_model(out, small, specs, edits)
         return {
-            **self.task.named(self.task.score(outputs, split.labels, reference)),
+            **self.task.named(self._accuracy(small, split, reference)),
             **size_of(small, specs),
-            "widths": _widths(graph, decisions),
+            "widths": [{"group": g.name, "before": g.size, "after": after.get(g.name, g.size)} for g in graph.groups],
+            "steps": told,
+            **({"curve": curve} if curve else {}),
             "frozen": [asdict(item) for item in graph.frozen],
         }
 
-    def _dense(self, src: PruneInputs, model: GraphModule) -> GraphModule:
-        """What fidelity is told against: the model itself where nothing was edited before."""
-        from pipeline.torchmodel import load_model
+    def _groups(self, graph: PruningGraph, plan: tuple[WidthPlan, ...]) -> list[Group]:
+        """What may be cut: where a latency was asked for, what the plan names."""
+        from pipeline.pruning import prunable_groups
 
-        return model if src.model.digest == src.dense.digest else load_model(src.dense, self.factory, self.seed)[0]
+        if not plan:
+            return prunable_groups(graph, self.prune.protect)
+        named = plan[0].read_json("widths.json")
+        return [group for group in graph.groups if group.name in named]
+
+    def _score(
+        self, gm: GraphModule, groups: list[Group], data: Dataset, specs: tuple[InputSpec, ...], context: Context
+    ) -> Scored:
+        return score_units(
+            gm, groups, self.prune, data=data, names=tuple(spec.name for spec in specs), task=self.task, seed=self.seed,
+            on_share=lambda share: context.progress(0.0, f"scoring channels, {share:.0%} of the samples seen"),
+        )  # fmt: skip
+
+    def _widths(
+        self,
+        gm: GraphModule,
+        graph: PruningGraph,
+        groups: list[Group],
+        scored: Scored,
+        specs: tuple[InputSpec, ...],
+        plan: tuple[WidthPlan, ...],
+    ) -> dict[str, int]:
+        """Units that each group keeps in the end."""
+        from pipeline.pruning import widths_for_ratio, widths_to_fit
+        from pipeline.pruning.costs import bytes_of, macs_of, parameters_of
+        from pipeline.torchmodel import example_inputs
+
+        if plan:
+            found: dict[str, int] = plan[0].read_json("widths.json")
+            return found
+        wanted, alignment, scope = self.prune, self.channel_alignment, self.prune.scope
+        if wanted.ratio is not None:
+            return widths_for_ratio(groups, scored.compared, ratio=wanted.ratio, alignment=alignment, scope=scope)
+        whole = {group.name: group.size for group in groups}
+        if wanted.macs_ratio is not None:
+            cost, what = macs_of(gm, graph, example_inputs(specs)), "multiply-accumulates"
+            limit = wanted.macs_ratio * cost(whole)
+        elif wanted.parameters_ratio is not None:
+            cost, what = parameters_of(gm, graph), "parameters"
+            limit = wanted.parameters_ratio * cost(whole)
+        else:
+            assert wanted.size_mb is not None
+            cost, what, limit = bytes_of(gm, graph), "bytes of weights", wanted.size_mb * 1e6
+        return widths_to_fit(
+            groups, scored.compared, cost=cost, limit=limit, what=what, alignment=alignment, scope=scope
+        )
+
+    def _step(
+        self,
+        gm: GraphModule,
+        widths: Widths,
+        scored: Scored | None,
+        data: Dataset,
+        specs: tuple[InputSpec, ...],
+        context: Context,
+    ) -> tuple[GraphModule, Edit]:
+        """The graph with these widths, and the edit that made it of ``gm``, whose units are scored anew."""
+        from pipeline.edits import Channels
+        from pipeline.pruning import apply_decisions, find_groups, mask_decisions, remove_lowest
+
+        graph = find_groups(gm, statistics=self.prune.statistics)
+        groups = [group for group in graph.groups if group.name in widths]
+        scores = (scored or self._score(gm, groups, data, specs, context)).scores
+        decisions = remove_lowest(graph, scores, {group.name: widths[group.name] for group in groups})
+        small = apply_decisions(gm, decisions)
+        few = data["validation"].bound(tuple(spec.name for spec in specs)).take(slice(0, 8))
+        _check_promise(small, mask_decisions(gm, decisions), few)
+        return small, Channels(decisions=decisions)
+
+    def _finetune(
+        self, gm: GraphModule, data: Dataset, specs: tuple[InputSpec, ...], context: Context, step: int, seen: int
+    ) -> list[dict[str, Any]]:
+        """Trains the graph in place; its learning curve goes on from the epochs seen so far."""
+        assert self.prune.finetune is not None
+        section = self.prune.finetune
+        learned = learn(
+            gm,
+            lambda _inputs, labels, outputs: self.task.loss(outputs, labels, label_smoothing=section.label_smoothing),
+            section,
+            data=data,
+            names=tuple(spec.name for spec in specs),
+            task=self.task,
+            seed=self.seed + step,
+            threads=self.threads,
+            context=context,
+        )
+        return [{**row, "epoch": row["epoch"] + seen} for row in learned["curve"]]
+
+    def _accuracy(self, gm: GraphModule, split: Split, reference: Arrays) -> float:
+        """The main metric on the validation split."""
+        from pipeline.training import predict
+
+        return float(self.task.score(predict(gm, split, threads=self.threads), split.labels, reference))
+
+    def verify(self, src: PruneInputs, out: Path, results: Mapping[str, Any]) -> None:
+        """Refuses a net from which nothing was removed."""
+        del src, out
+        if all(row["after"] == row["before"] for row in results["widths"]):
+            raise InputError(
+                "pruning would remove nothing",
+                "every group of channels keeps its width",
+                "ask for a smaller net, or remove [prune] from the recipe",
+            )
 
 
 def _check_promise(small: GraphModule, masked: GraphModule, split: Split) -> None:
@@ -115,20 +229,3 @@ def _check_promise(small: GraphModule, masked: GraphModule, split: Split) -> Non
             raise AssertionError(
                 f"the pruned net differs from the masked dense net by {worst:.3g} on outputs up to {scale:.3g}"
             )
-
-
-def _widths(graph: PruningGraph, decisions: Decisions) -> list[dict[str, Any]]:
-    """Units of each group before and after."""
-    return [
-        {"group": group.name, "before": group.size, "after": _kept_units(group, decisions)} for group in graph.groups
-    ]
-
-
-def _kept_units(group: Group, decisions: Decisions) -> int:
-    """How many of the group's units are left: counted on any one axis that they occupy."""
-    member = group.members[0]
-    kept = decisions.parameters.get(member.parameter, {}).get(member.axis)
-    if kept is None:
-        return group.size
-    units = member.units[list(kept.kept)]
-    return len(set(units[units >= 0].tolist()))

@@ -44,7 +44,7 @@ def test_each_link_takes_the_model_before_it_and_the_dense_one(tmp_path: Path) -
     """Promise: the torch stages are a chain; what it is compared with and taught by is the dense model."""
     found = recipe(tmp_path, "[train]\nepochs = 1\n[prune]\nratio = 0.5\n[distill]\nepochs = 1\n", overrides=PLAIN)
     inputs = {node.name: node.inputs for node in compose(found, load_profile("host")).nodes}
-    assert inputs["prune"] == {"data": "data", "model": "train", "dense": "train"}
+    assert inputs["prune"] == {"data": "data", "model": "train", "dense": "train", "plan": ()}
     assert inputs["distill"] == {
         "data": "data", "student": "prune", "dense": "train", "teachers": ("train",), "answers": ("teach:dense",),
     }  # fmt: skip

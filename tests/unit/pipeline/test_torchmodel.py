@@ -17,7 +17,7 @@ from pipeline.artifacts import TorchModel
 from pipeline.data import Dataset, Split
 from pipeline.edits import Channels, Edit, edits_from_json
 from pipeline.graph import trace
-from pipeline.pruning import L2Norm, apply_decisions, choose_by_ratio, find_groups
+from pipeline.pruning import all_criteria, apply_decisions, choose_by_ratio, find_groups
 from pipeline.torchmodel import (
     InputSpec,
     example_inputs,
@@ -142,7 +142,7 @@ def test_pruned_model_survives_the_disk(factory: FactoryRef, tmp_path: Path) -> 
     """Decisions replayed on a fresh factory give the small net with equal outputs."""
     dense = trace(_shaken(make_model(factory, 0)), example_inputs(SPECS))
     groups = find_groups(dense)
-    scores = {group.name: L2Norm().score(dense, group) for group in groups.groups}
+    scores = all_criteria()["l2"].score(dense, groups.groups)
     chosen = choose_by_ratio(groups, scores, ratio=0.5, alignment=1, protect=[], scope="local")
     small = apply_decisions(dense, chosen)
     model = _stored(tmp_path / "m", small, SPECS, (Channels(decisions=chosen),))
@@ -157,7 +157,7 @@ def test_edits_are_replayed_in_order(factory: FactoryRef, tmp_path: Path) -> Non
     graph, edits = trace(_shaken(make_model(factory, 0)), example_inputs(SPECS)), ()
     for _ in range(2):
         groups = find_groups(graph)
-        scores = {group.name: L2Norm().score(graph, group) for group in groups.groups}
+        scores = all_criteria()["l2"].score(graph, groups.groups)
         edits = (*edits, Channels(decisions=choose_by_ratio(groups, scores, ratio=0.5)))
         graph = edits[-1].apply(graph)
     model = _stored(tmp_path / "m", graph, SPECS, edits)

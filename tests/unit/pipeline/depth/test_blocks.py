@@ -17,7 +17,7 @@ from pipeline.depth import drop_cheapest, droppable, find_blocks, how_many, skip
 from pipeline.depth.cost import Cost
 from pipeline.edits import Remove, apply_edits, edits_from_json, edits_to_json
 from pipeline.graph import copy_graph, set_training, trace
-from pipeline.pruning import L2Norm, apply_decisions, choose_by_ratio, find_groups, mask_decisions
+from pipeline.pruning import all_criteria, apply_decisions, choose_by_ratio, find_groups, mask_decisions
 from targets.errors import InputError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def test_a_shallower_net_can_be_pruned(build: Build, name: str) -> None:
     gm, _, x = build(name)
     small = Remove(skips=(find_blocks(gm)[0].skip,)).apply(gm)
     graph = find_groups(small)
-    scores = {group.name: L2Norm().score(small, group) for group in graph.groups}
+    scores = all_criteria()["l2"].score(small, graph.groups)
     decisions = choose_by_ratio(graph, scores, ratio=0.4)
     torch.testing.assert_close(
         apply_decisions(small, decisions)(x), mask_decisions(small, decisions)(x), rtol=1e-9, atol=1e-9

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor, nn
 
 from pipeline.graph import trace
-from pipeline.pruning import L2Norm, PruningGraph, choose_by_ratio, find_groups
+from pipeline.pruning import PruningGraph, all_criteria, choose_by_ratio, find_groups
 from targets.errors import InputError
 
 
@@ -97,4 +97,4 @@ def test_l2_norm_by_hand() -> None:
     group = find_groups(gm).groups[0]
     weights = torch.cat([model.stem.weight.flatten(1), model.wide.weight[2:6].flatten(1)], 1)
     expected = weights.double().norm(dim=1).detach()
-    torch.testing.assert_close(torch.from_numpy(L2Norm().score(gm, group)), expected)
+    torch.testing.assert_close(torch.from_numpy(all_criteria()["l2"].score(gm, [group])[group.name]), expected)
