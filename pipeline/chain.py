@@ -13,7 +13,7 @@ from pipeline.plan import Node, Source
 from pipeline.stages.allocate import AllocateStage
 from pipeline.stages.depth import DepthStage
 from pipeline.stages.export import ExportStage
-from pipeline.stages.latency_table import LatencyTableStage
+from pipeline.stages.latency_table import TIMED_ENGINES, LatencyTableStage
 from pipeline.stages.load import LoadStage
 from pipeline.stages.prune import PruneStage
 from pipeline.stages.sparsify import SparsifyStage
@@ -154,7 +154,27 @@ class Chain:
 
 
 def chain_faults(recipe: Recipe, profile: TargetProfile) -> list[Fault]:
-    """What a section asks for that cannot pay on the target."""
+    """What a section asks for that cannot pay, or cannot be measured, on the target."""
+    return [*_sparsity_faults(recipe, profile), *_latency_faults(recipe, profile)]
+
+
+def _latency_faults(recipe: Recipe, profile: TargetProfile) -> list[Fault]:
+    if recipe.prune is None or not recipe.prune.by_latency:
+        return []
+    first = profile.choices()[""]
+    faults = []
+    if first.engine.name not in TIMED_ENGINES:
+        what = f"cannot be reached on {profile.name}: {first.engine.name} does not time single layers"
+        key = "latency_ms" if recipe.prune.latency_ms is not None else "latency_ratio"
+        fix = f"use prune.macs_ratio, or a target whose engine is one of {', '.join(TIMED_ENGINES)}"
+        faults.append(Fault(where=f"prune.{key}", what=what, fix=fix))
+    if recipe.prune.latency.precision == "int8" and "int8" not in first.quantization.precisions:
+        what = f"{profile.name} offers no int8"
+        faults.append(Fault(where="prune.latency.precision", what=what, fix='set it to "fp32" or "auto"'))
+    return faults
+
+
+def _sparsity_faults(recipe: Recipe, profile: TargetProfile) -> list[Fault]:
     pattern = recipe.sparsify.pattern if recipe.sparsify else None
     engines = [choice.engine for choice in profile.choices().values()]
     known = sorted({known for engine in engines for known in getattr(engine, "sparsity", ())})

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from pipeline.pruning.widths import Widths
     from targets.devices.base import Session
 
-TIMED_ENGINES: Final = ("onnxruntime", "openvino")
-"""Engines whose runtime times its layers."""
-
 PASSES: Final = 2
 _TIMEOUT_S: Final = 240.0
 _LOOP_S: Final = 0.25

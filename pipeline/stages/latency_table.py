@@ -12,12 +12,13 @@ from pipeline.artifacts import DatasetInfo, LatencyTable, TorchModel
 from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
 from pipeline.usercode import FactoryRef
-from targets.errors import InputError
 from targets.profile import TargetProfile
+
+TIMED_ENGINES: Final = ("onnxruntime", "openvino")
+"""Engines whose runtime times its layers."""
 
 _BUILDING, _TIMING = 0.5, 0.9  # of the progress shown
 _SAMPLES: Final = 16
-_WHOLE_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ class LatencyTableStage(Stage[LatencyTableInputs]):
 
         from pipeline.latency.design import design
         from pipeline.latency.layers import anatomy
-        from pipeline.latency.measure import TIMED_ENGINES, measure_nets
+        from pipeline.latency.measure import measure_nets
         from pipeline.latency.model import errors, fit, held_out_errors, model_to_json
         from pipeline.latency.nets import NetBuilder
         from pipeline.pruning import find_groups, prunable_groups, width_choices
@@ -85,12 +86,6 @@ class LatencyTableStage(Stage[LatencyTableInputs]):
 
         begin_s = time.monotonic()
         plain = self.profile.choices()[""]
-        if plain.engine.name not in TIMED_ENGINES:
-            raise InputError(
-                f"latency cannot be a target of pruning with {plain.engine.name}",
-                "its runtime does not time single layers",
-                f"use prune.macs_ratio, or a target whose engine is one of {', '.join(TIMED_ENGINES)}",
-            )
         gm, specs, _ = load_model(src.model, self.factory, self.seed)
         graph = find_groups(gm, statistics=self.statistics)
         alignment = self.profile.pruning.channel_alignment

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from pipeline.graph.patterns import matches
-from pipeline.pruning import CRITERIA, Decisions, find_groups
+from pipeline.pruning import Decisions, all_criteria, find_groups
 from targets.errors import Fault, nearest
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ def _channels_per_unit(group: Group, member: Member) -> int:
 def _remove(gm: fx.GraphModule, parts: _Parts, count: int, removed: Removed) -> None:
     """The ``count`` units of the lowest score, compared within their groups' means; one of each group stays."""
     candidates: list[tuple[float, int, int]] = []
+    every = all_criteria()["l2"].score(gm, [group for group, _ in parts])
     for index, (group, _) in enumerate(parts):
-        scores = CRITERIA["l2"].score(gm, group)
+        scores = every[group.name]
         relative = scores / scores.mean() if scores.mean() > 0 else scores
         order = np.argsort(relative, kind="stable")[: group.size - 1]
         candidates += [(float(relative[unit]), index, int(unit)) for unit in order]
