@@ -143,11 +143,19 @@ def init(
     click.echo(f"wrote {out}; next: edgepress plan {out}, then edgepress run {out}")
 
 
-@click.command(epilog=epilog("edgepress schema recipe > recipe.schema.json"))
+@click.command(epilog=epilog("edgepress schema recipe > recipe.schema.json", "edgepress schema recipe --format md"))
 @click.argument("kind", type=click.Choice(["recipe", "profile"]))
-def schema(kind: str) -> None:
-    """Print the JSON Schema of a recipe or of a target profile."""
-    if kind == "recipe":
+@click.option("--format", "form", type=click.Choice(["json", "md"]), default="json", show_default=True)
+def schema(kind: str, form: str) -> None:
+    """Print the JSON Schema of a recipe or of a target profile; of a recipe also as a page to read."""
+    if form == "md":
+        from pipeline.assist.reference import recipe_reference
+        from targets.errors import UsageError
+
+        if kind != "recipe":
+            raise UsageError("profiles have no such page", "docs/targets.md describes their keys", "leave --format out")
+        click.echo(recipe_reference(), nl=False)
+    elif kind == "recipe":
         from pipeline.recipe import recipe_schema
 
         print_json(recipe_schema())
