@@ -6,6 +6,7 @@ drops, stands in the declared arguments ``training``, ``train`` and ``use_input_
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -28,17 +29,27 @@ def mark_always_training(gm: fx.GraphModule) -> None:
             node.meta[_ALWAYS] = True
 
 
-def set_training(gm: fx.GraphModule, training: bool) -> None:  # noqa: FBT001  (reads like Module.train(mode))
+def set_training(
+    gm: fx.GraphModule,
+    training: bool,  # noqa: FBT001  (reads like Module.train(mode))
+    *,
+    spare: Callable[[fx.Node], bool] = lambda _: False,
+) -> None:
     """Put an exported graph into training or evaluation mode, in place; saying it twice changes nothing more.
 
     Operators that were in training mode although the model was traced in evaluation mode stay so. In training mode,
     ``num_batches_tracked`` counts as in eager mode.
 
+    Args:
+        gm: The graph.
+        training: Which of the two.
+        spare: Operators that stay in evaluation mode even so.
+
     Raises:
         InputError: A normalisation averages its statistics cumulatively (``momentum=None``), which a graph cannot.
     """
     for node in list(gm.graph.nodes):
-        if training:
+        if training and not spare(node):
             _refuse_cumulative_average(node)
         if node.meta.get(_COUNTER):  # the count stands before what it counts; newly made below where it is wanted
             _forget(gm, node)
@@ -46,8 +57,9 @@ def set_training(gm: fx.GraphModule, training: bool) -> None:  # noqa: FBT001  (
         name = _mode_argument(node)
         if name is None or node.meta.get(_ALWAYS):
             continue
-        set_arguments(node, {name: training})
-        if training and operator_name(node) == "batch_norm":
+        learns = training and not spare(node)
+        set_arguments(node, {name: learns})
+        if learns and operator_name(node) == "batch_norm":
             _count_batches(gm, node)
     gm.graph.lint()
     gm.recompile()

@@ -1,47 +1,37 @@
-"""The one training loop, on Lightning Fabric: seeded, single precision, stops at the first loss that is not finite."""
+"""The one training loop: seeded, resumable, and stopped by the first number that is not finite."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from pipeline.graph import flat_outputs, set_training
-from targets.errors import InputError
+from calibration.torchlearn import progress_ratio
+from pipeline.graph import set_training
+from pipeline.training.augmentation import check_augmentation
+from pipeline.training.batches import parts_of, steps_of
+from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.ema import Ema
+from pipeline.training.hardware import make_fabric
+from pipeline.training.optimizers import ParameterGroup, make_optimizer, parameter_groups
+from pipeline.training.predicting import torch_threads
+from pipeline.training.results import EpochResult, StepResult, When
+from pipeline.training.resuming import Progress, checkpoint_of, restore
+from pipeline.training.schedules import Course
+from pipeline.training.stepping import Loss, Stepper
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from pipeline.data import Split
     from pipeline.training.config import TrainConfig
-
-Loss = Callable[[Mapping[str, Tensor], Tensor, Sequence[Tensor]], Tensor]
-"""``(inputs, labels, outputs) -> scalar``; an nn.Module whose own parameters are trained with the model's, too."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochResult:
-    """Figures of one epoch.
-
-    Attributes:
-        epoch: From 1.
-        loss: Mean training loss.
-        learning_rate: At the epoch's end.
-        score: What ``validate`` gave, higher is better.
-    """
-
-    epoch: int
-    loss: float
-    learning_rate: float
-    score: float
 
 
 def fit(
@@ -53,6 +43,9 @@ def fit(
     validate: Callable[[Any], float],
     on_epoch: Callable[[EpochResult], None],
     after_step: Callable[[], None] | None = None,
+    on_step: Callable[[StepResult], None] | None = None,
+    groups: Sequence[ParameterGroup] | None = None,
+    checkpoints: Path | None = None,
 ) -> list[EpochResult]:
     """Trains ``model`` in place and leaves it in evaluation mode.
 
@@ -61,128 +54,205 @@ def fit(
         train: Training samples with labels.
         loss: Loss of one batch; one that is a module has its parameters trained too, and is left changed.
         config: How to train.
-        validate: Any score of the model in evaluation mode, higher is better; after each epoch.
+        validate: Any score of the model in evaluation mode, higher is better; after each epoch, and before the first
+            where the best weights are kept.
         on_epoch: Called with each epoch's figures.
-        after_step: Called after every step of the optimiser (to put masks back on weights, say).
+        after_step: Called after every step of the optimiser (to put masks back on weights, say), and once more when
+            averaged or earlier weights have been put in. One that changes from step to step has `state_dict` and
+            `load_state_dict`, so that an interrupted training goes on with it.
+        on_step: Called with each step's figures.
+        groups: What learns, in place of what ``config.scope`` says.
+        checkpoints: A folder of this very training: it is saved there after each epoch, and goes on from there. None:
+            nothing is saved.
 
     Raises:
-        InputError: The loss is NaN or infinite (names epoch and step), or nothing can be trained.
+        InputError: Loss or gradient is NaN or infinite (names epoch, step, samples and layer), nothing can be trained,
+            or the configuration asks for what is not there.
     """
-    with _threads(config.threads):
-        torch.manual_seed(config.seed)
-        fabric = Fabric(accelerator="cpu", devices=1)
-        wrapped, optimizer = fabric.setup(model, _optimizer(model, loss, config))
-        starts = _batch_starts(len(train), config.batch_size)
-        steps = len(starts) * config.epochs
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, steps))
-        order = np.random.default_rng(config.seed)
-        results: list[EpochResult] = []
-        for epoch in range(1, config.epochs + 1):
-            _set_training(model, training=True)
-            losses: list[float] = []
-            shuffled = order.permutation(len(train))
-            for start in starts:
-                batch = train.take(shuffled[start : start + config.batch_size])
-                assert batch.labels is not None
-                inputs = _tensors(batch.inputs)
-                value = loss(inputs, torch.from_numpy(batch.labels), flat_outputs(wrapped(*inputs.values())))
-                losses.append(_finite(value, epoch, len(losses) + 1))
-                optimizer.zero_grad()
-                fabric.backward(value)
-                optimizer.step()
-                schedule.step()
-                if after_step is not None:
-                    after_step()
-            _set_training(model, training=False)
-            result = EpochResult(
-                epoch=epoch,
-                loss=math.fsum(losses) / len(losses),
-                learning_rate=float(schedule.get_last_lr()[0]),
-                score=validate(model),
-            )
-            results.append(result)
+    course = Course(
+        config.schedule,
+        epochs=config.epochs,
+        steps_per_epoch=len(steps_of(len(train), config.batch_size, config.accumulate)),
+    )
+    if config.augment.random:
+        check_augmentation(config.augment, train)
+    with torch_threads(config.threads):
+        chosen = parameter_groups(model, loss, config) if groups is None else groups
+        with _only(model, chosen):
+            training = _Training(model, train, loss, config, course, chosen, validate, after_step, checkpoints)
+            return training.run(on_epoch, on_step)
+
+
+@final
+class _Training:
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Split,
+        loss: Loss,
+        config: TrainConfig,
+        course: Course,
+        groups: Sequence[ParameterGroup],
+        validate: Callable[[Any], float],
+        after_step: Callable[[], None] | None,
+        checkpoints: Path | None,
+    ) -> None:
+        self._model, self._loss, self._train, self._config, self._course = model, loss, train, config, course
+        self._validate, self._after_step = validate, after_step
+        self._fabric = make_fabric(config)
+        torch.manual_seed(config.seed + self._fabric.global_rank)
+        self._optimizer = make_optimizer(groups, config)
+        self._stepper = Stepper(model, loss, groups, self._optimizer, self._fabric, train, config, course)
+        self._ema = None if config.ema_decay is None else Ema(model, config.ema_decay)
+        self._checkpoints = None if checkpoints is None else Checkpoints(checkpoints)
+        self._order = np.random.default_rng(config.seed)
+        self._progress = Progress()
+        self._begin = time.monotonic()
+
+    def run(
+        self, on_epoch: Callable[[EpochResult], None], on_step: Callable[[StepResult], None] | None
+    ) -> list[EpochResult]:
+        self._resume()
+        leads = self._fabric.global_rank == 0
+        progress, config = self._progress, self._config
+        if config.keep == "best" and progress.best_epoch is None:
+            progress.consider(0, self._score(), math.inf, self._model, self._ema)
+        for result in progress.curve if leads else ():
             on_epoch(result)
-    return results
+        while progress.epoch < config.epochs and not self._is_over():
+            result = self._epoch(on_step if leads else None)
+            if leads:
+                on_epoch(result)
+            self._save()
+        return self._finished()
 
+    def _epoch(self, on_step: Callable[[StepResult], None] | None) -> EpochResult:
+        progress, config = self._progress, self._config
+        epoch = progress.epoch + 1
+        self._set_training(training=True)
+        order = self._order.permutation(len(self._train))
+        losses: list[float] = []
+        for step in steps_of(len(self._train), config.batch_size, config.accumulate):
+            place = self._place()
+            if place >= self._course.steps:
+                break
+            parts = parts_of(step, order, rank=self._fabric.global_rank, world=self._fabric.world_size)
+            progress.step += 1
+            when = When(epoch=epoch, number=len(losses) + 1, step=progress.step, place=place)
+            result = self._stepper.run(parts, when)
+            if self._after_step is not None:
+                self._after_step()
+            if self._ema is not None:
+                self._ema.update()
+            losses.append(result.loss)
+            if on_step is not None:
+                on_step(result)
+        self._set_training(training=False)
+        finished = EpochResult(
+            epoch=epoch,
+            loss=math.fsum(losses) / max(1, len(losses)),
+            learning_rate=config.learning_rate * self._course.rate(progress.step),
+            score=self._score(),
+        )
+        progress.epoch = epoch
+        progress.curve.append(finished)
+        if config.keep == "best" or config.patience is not None:
+            progress.consider(epoch, finished.score, finished.loss, self._model, self._ema)
+        return finished
 
-def predict(graph: GraphModule, split: Split, *, threads: int, batch_size: int = 256) -> list[npt.NDArray[Any]]:
-    """Outputs of ``graph`` in evaluation mode for all samples: one array ``(N, ...)`` per output."""
-    set_training(graph, training=False)
-    with _threads(threads), torch.no_grad():
-        parts = [
-            [output.numpy() for output in flat_outputs(graph(*_tensors(batch.inputs).values()))]
-            for batch in split.batches(batch_size)
-        ]
-    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    def _score(self) -> float:
+        """Of the leading process, for all: batch-norm statistics may differ between processes."""
+        self._set_training(training=False)
+        score = 0.0
+        if self._fabric.global_rank == 0:
+            with self._ema.averaged() if self._ema is not None else nullcontext():
+                score = self._validate(self._model)
+        return float(self._fabric.broadcast(score)) if self._fabric.world_size > 1 else score
+
+    def _is_over(self) -> bool:
+        patience = self._config.patience
+        best = self._progress.best_epoch or 0
+        return (patience is not None and self._progress.epoch - best >= patience) or (
+            self._place() >= self._course.steps
+        )
+
+    def _place(self) -> float:
+        """Where the schedule is, in steps."""
+        budget, done = self._config.time_budget_s, self._progress.step
+        if budget is None:
+            return done
+        spent = self._progress.spent_s + time.monotonic() - self._begin
+        share = progress_ratio(done, self._course.steps, spent, budget)
+        if self._fabric.world_size > 1:
+            share = float(self._fabric.broadcast(share))
+        return max(done, share * self._course.steps)
+
+    def _finished(self) -> list[EpochResult]:
+        progress, keeps_best = self._progress, self._config.keep == "best"
+        if keeps_best:
+            progress.restore_best(self._model)
+        elif self._ema is not None:
+            self._ema.apply()
+        if self._after_step is not None and (keeps_best or self._ema is not None):
+            self._after_step()
+        self._model.to("cpu")
+        if isinstance(self._loss, nn.Module):
+            self._loss.to("cpu")
+        kept = progress.best_epoch if keeps_best else progress.epoch
+        return [replace(result, kept=result.epoch == kept) for result in progress.curve]
+
+    def _set_training(self, *, training: bool) -> None:
+        """Of an exported graph by its operators, which know nothing of `Module.train`; of others by that."""
+        scope = self._config.scope
+        if isinstance(self._model, GraphModule):
+            set_training(self._model, training, spare=scope.spares)
+            return
+        self._model.train(training)
+        for path, module in self._model.named_modules() if training else ():
+            if scope.spares_module(path, module):
+                module.eval()
+
+    def _save(self) -> None:
+        if self._checkpoints is None:
+            return
+        spent = self._progress.spent_s + time.monotonic() - self._begin
+        generators = self._fabric.all_gather(torch.get_rng_state().to(self._fabric.device))
+        assert isinstance(generators, Tensor)
+        found = checkpoint_of(
+            self._progress,
+            self._model,
+            self._loss,
+            self._optimizer,
+            self._ema,
+            generators.cpu().reshape(self._fabric.world_size, -1),
+            self._after_step,
+            spent_s=spent,
+        )
+        if self._fabric.global_rank == 0:
+            self._checkpoints.save(found)
+        self._fabric.barrier()
+
+    def _resume(self) -> None:
+        found = None if self._checkpoints is None else self._checkpoints.latest()
+        if found is None:
+            return
+        generators = restore(
+            found, self._progress, self._model, self._loss, self._optimizer, self._ema, self._after_step
+        )
+        torch.set_rng_state(generators[self._fabric.global_rank])
+        for _ in range(self._progress.epoch):
+            self._order.permutation(len(self._train))
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Torch with ``count`` threads: the number is one for the whole process, so it is put back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def _only(model: nn.Module, groups: Sequence[ParameterGroup]) -> Iterator[None]:
+    """Only what is in ``groups`` gets a gradient; afterwards everything wants one again that did before."""
+    learned = {id(parameter) for group in groups for parameter in group.parameters}
+    frozen = [p for p in model.parameters() if p.requires_grad and id(p) not in learned]
+    for parameter in frozen:
+        parameter.requires_grad = False
     try:
         yield
     finally:
-        torch.set_num_threads(before)
-
-
-def _tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
-    """The arrays as tensors; copied only where torch cannot share them (read-only, or flipped)."""
-    return {name: torch.from_numpy(np.require(array, requirements=("C", "W"))) for name, array in arrays.items()}
-
-
-def _set_training(model: nn.Module, *, training: bool) -> None:
-    """Of an exported graph by its operators, which know nothing of `Module.train`; of any other module by that."""
-    if isinstance(model, GraphModule):
-        set_training(model, training=training)
-    else:
-        model.train(training)
-
-
-def _optimizer(model: nn.Module, loss: Loss, config: TrainConfig) -> torch.optim.Optimizer:
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    beside = (
-        [parameter for parameter in loss.parameters() if parameter.requires_grad] if isinstance(loss, nn.Module) else []
-    )
-    known = {id(parameter) for parameter in learned}
-    parameters = [*learned, *(parameter for parameter in beside if id(parameter) not in known)]
-    if not learned:
-        raise InputError(
-            "there is nothing to train",
-            "no parameter of the model requires a gradient",
-            "let the factory leave requires_grad on, or remove the training sections from the recipe",
-        )
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=config.learning_rate)
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
-
-
-def _warmup_cosine(step: int, steps: int) -> float:
-    warmup = max(1, steps // 10)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-
-def _batch_starts(samples: int, batch_size: int) -> list[int]:
-    """Where batches start; a last batch of one sample is dropped, since batch-norm has no statistics for it."""
-    starts = list(range(0, samples, batch_size))
-    return starts[:-1] if batch_size > 1 and len(starts) > 1 and samples - starts[-1] == 1 else starts
-
-
-def _finite(loss: Tensor, epoch: int, step: int) -> float:
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise InputError(
-            f"the training loss became {value}",
-            f"in epoch {epoch}, step {step}",
-            "lower the section's learning_rate, or check the data for extreme values",
-        )
-    return value
+        for parameter in frozen:
+            parameter.requires_grad = True
