@@ -1,6 +1,7 @@
 """The torch part of a plan: the dense model, one link for each section that changes it, and the export to ONNX.
 
-dense -> [surgery] -> [depth] -> [prune] -> [sparsify] -> [distill]: each is optional and takes the model before it.
+dense -> [finetune] -> [surgery] -> [depth] -> [prune] -> [sparsify] -> [distill]: each is optional and takes the model
+before it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pipeline.plan import Node, Source
 from pipeline.stages.allocate import AllocateStage
 from pipeline.stages.depth import DepthStage
 from pipeline.stages.export import ExportStage
+from pipeline.stages.finetune import FinetuneStage
 from pipeline.stages.latency_table import TIMED_ENGINES, LatencyTableStage
 from pipeline.stages.load import LoadStage
 from pipeline.stages.prune import PruneStage
@@ -60,7 +62,10 @@ class Chain:
     def nodes(self) -> tuple[Node, ...]:
         """All nodes, in order; the last is ``export``, with ``export:dense`` before it where anything was changed."""
         found = [self._dense()]
-        dense = found[0].name
+        if self.recipe.finetune is not None:
+            finetune = FinetuneStage(**self._common(), finetune=self.recipe.finetune)
+            found.append(_node("finetune", "fine-tune the dense model", finetune, data="data", model=found[0].name))
+        dense = found[-1].name
         for link in (self._surgery, self._depth, self._prune, self._sparsify):
             found += link(dense, found[-1].name)
         factory = self.factory
@@ -84,7 +89,8 @@ class Chain:
             train = TrainStage(**self._common(), train=recipe.train)
             return _node("train", "train the dense model", train, data="data")
         assert self.weights is not None
-        load = LoadStage(**self._common(), weights=self.weights)
+        fresh = tuple(recipe.finetune.fresh) if recipe.finetune else ()
+        load = LoadStage(**self._common(), weights=self.weights, fresh=fresh)
         return _node("load", "load the dense model", load, data="data")
 
     def _surgery(self, dense: str, before: str) -> list[Node]:

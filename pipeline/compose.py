@@ -131,8 +131,7 @@ def _node(name: str, title: str, stage: Stage[Any], **inputs: Source) -> Node:
 
 
 def _data_node(recipe: Recipe, sources: _Sources) -> Node:
-    learns = recipe.train or recipe.distill or (recipe.prune and recipe.prune.learns)
-    needed = ("train", "validation") if learns else ("validation",)
+    needed = ("train", "validation") if recipe.learning or (recipe.prune and recipe.prune.learns) else ("validation",)
     stage = DataStage(source=sources.data, task=sources.task.alone, splits=needed, duplicates=recipe.data.duplicates)
     return _node("data", "check the data", stage)
 

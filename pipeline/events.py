@@ -31,6 +31,24 @@ class StageProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingStep:
+    """A stage that trains made an optimiser step: many a second, for logs and live displays.
+
+    Attributes:
+        step: From 1, over the whole training.
+        steps: Of the whole training.
+        epoch: From 1.
+        values: Loss, learning rate, norm of the gradient.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    epoch: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageFinished:
     """A stage's artifact is in the store.
 
@@ -103,5 +121,14 @@ class TrialFinished:
     outcome: str
 
 
-Event = StageStarted | StageProgress | StageFinished | Notice | CandidateDropped | TrialStarted | TrialFinished
+Event = (
+    StageStarted
+    | StageProgress
+    | TrainingStep
+    | StageFinished
+    | Notice
+    | CandidateDropped
+    | TrialStarted
+    | TrialFinished
+)
 Observer = Callable[[Event], None]

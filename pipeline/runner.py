@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,14 +14,14 @@ from typing import Final, Literal, final
 from pipeline.artifacts import Artifact
 from pipeline.data.loaded import LoadedData
 from pipeline.dropping import dropped_by, is_own_failure, withdrawn_by
-from pipeline.events import CandidateDropped, Notice, Observer, StageFinished, StageProgress, StageStarted
+from pipeline.events import CandidateDropped, Notice, Observer, StageFinished, StageProgress, StageStarted, TrainingStep
 from pipeline.lineage import Ancestor
 from pipeline.plan import Chosen, Drops, Lineage, Node, Plan, Source, source_names
 from pipeline.stages.base import WITHDRAWN, Context, configuration
 from pipeline.store import Entry, Store, make_key
-from pipeline.store.place import measuring_folder
+from pipeline.store.place import measuring_folder, unfinished_folder
 from targets.errors import EdgepressError
-from targets.files import disk_guard
+from targets.files import disk_guard, remove_tree
 
 State = Literal["stored", "to run", "optional", "not needed"]
 KEY_SCHEMA: Final = 1
@@ -195,6 +195,8 @@ class _Run:
                 scratch=scratch,
                 state=measuring_folder(self.store.root),
                 data=self.data,
+                step=self._step(node),
+                unfinished=unfinished_folder(self.store.root) / key,
             )
             started_s = time.monotonic()
             try:
@@ -206,9 +208,13 @@ class _Run:
                     raise _OwnFailure(error) from error
                 raise
             wall_s = round(time.monotonic() - started_s, 3)
-            return self.store.publish(
+            entry = self.store.publish(
                 out, key, stage=node.name, meta=results, measured=node.stage.measured, notes={"wall_s": wall_s}
             )
+            assert context.unfinished is not None
+            with disk_guard(f"removing {context.unfinished}"):
+                remove_tree(context.unfinished)
+            return entry
 
     def _artifacts(self, source: Source) -> Artifact | tuple[object, ...]:
         if isinstance(source, Lineage):
@@ -231,6 +237,12 @@ class _Run:
             self.observer(StageProgress(stage=node.name, done=done, text=text, values=values))
 
         return progress
+
+    def _step(self, node: Node) -> Callable[[int, int, int, Mapping[str, float]], None]:
+        def step(number: int, steps: int, epoch: int, values: Mapping[str, float]) -> None:
+            self.observer(TrainingStep(stage=node.name, step=number, steps=steps, epoch=epoch, values=values))
+
+        return step
 
     def _finished(self, node: Node, entry: Entry, *, reused: bool) -> Outcome:
         self.observer(

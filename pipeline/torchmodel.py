@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.edits import Edit, apply_edits, edits_from_json, edits_to_json
 from pipeline.graph import trace
+from pipeline.graph.paths import check_patterns, fits
 from pipeline.usercode import FactoryRef, call_factory
 from pipeline.weights import read_weights
 from targets.errors import InputError, nearest
@@ -117,11 +118,16 @@ def example_inputs(specs: Sequence[InputSpec], batch: int = 2) -> dict[str, Tens
     return {spec.name: torch.from_numpy(np.zeros((batch, *spec.shape), dtype=spec.dtype)) for spec in specs}
 
 
-def load_user_weights(model: nn.Module, path: Path) -> None:
+def load_user_weights(model: nn.Module, path: Path, *, fresh: Sequence[str] = ()) -> None:
     """Loads the user's weights into the user's model, all of them and nothing else.
 
     ``.safetensors`` holds tensors only; ``.pt`` and ``.pth`` are looked through and read in a limited child.
     Counters of batch-norm, and names tied to a weight that is there, may be missing.
+
+    Args:
+        model: The user's.
+        path: The file.
+        fresh: Module or parameter paths (globs) that stay as the factory drew them, whatever the file has for them.
 
     Raises:
         InputError: The file cannot be read, a name or shape does not fit, or a weight is not finite.
@@ -129,6 +135,9 @@ def load_user_weights(model: nn.Module, path: Path) -> None:
     """
     state = read_weights(path)
     expected = model.state_dict()
+    check_patterns("finetune.fresh", fresh, {*expected, *state})
+    state = {name: tensor for name, tensor in state.items() if not fits(name, fresh)}
+    expected = {name: tensor for name, tensor in expected.items() if not fits(name, fresh)}
     _check_names(state, expected, path.name)
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:

@@ -16,26 +16,28 @@ import click
 from pipeline.events import (
     CandidateDropped,
     Event,
+    Notice,
     StageFinished,
     StageProgress,
     StageStarted,
+    TrainingStep,
     TrialFinished,
     TrialStarted,
 )
 from pipeline.stages.base import WITHDRAWN
 
 if TYPE_CHECKING:
-    from rich.status import Status
+    from rich.progress import Progress, TaskID
 
 
 @final
 class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
-    """Prints one line a finished stage to stderr; in a terminal also a spinner with what the current one does."""
+    """Prints one line a finished stage to stderr; in a terminal also how far the current one is."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
         self._stack = ExitStack()
-        self._status: Status | None = None
+        self._bar: tuple[Progress, TaskID] | None = None
 
     def __enter__(self) -> ConsoleObserver:
         return self
@@ -63,25 +65,42 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
         elif isinstance(event, TrialFinished):
             self._clear()
             _say(f"trial {event.number + 1}: {event.outcome}")
-        else:
+        elif isinstance(event, Notice):
             _say(f"  note: {event.text}")
+        elif self._bar is not None:
+            self._step(event)
 
     def _start(self, event: StageStarted) -> None:
         if self._live:
             from rich.console import Console
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-            self._status = self._stack.enter_context(Console(stderr=True).status(f"{event.stage}: {event.title}"))
+            text = TextColumn("{task.description}", markup=False)
+            columns = (SpinnerColumn(), text, BarColumn(bar_width=20), TimeRemainingColumn())
+            bar = self._stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
+            self._bar = bar, bar.add_task(f"{event.stage}: {event.title}", total=1.0)
 
     def _progress(self, event: StageProgress) -> None:
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in event.values.items())
-        if self._status is not None:
-            self._status.update(f"{event.stage} {event.done:4.0%}  {event.text}  {figures}")
+        figures = _values(event.values)
+        if self._bar is not None:
+            bar, task = self._bar
+            bar.update(task, completed=event.done, description=f"{event.stage}  {event.text}  {figures}")
         else:
             _say(f"    {event.stage} {event.done:4.0%}  {event.text}  {figures}".rstrip())
 
+    def _step(self, event: TrainingStep) -> None:
+        assert self._bar is not None
+        bar, task = self._bar
+        text = f"{event.stage}  epoch {event.epoch}, step {event.step}/{event.steps}  {_values(event.values)}"
+        bar.update(task, completed=event.step / event.steps, description=text)
+
     def _clear(self) -> None:
         self._stack.close()
-        self._status = None
+        self._bar = None
+
+
+def _values(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def _say(text: str) -> None:

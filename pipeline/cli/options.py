@@ -40,6 +40,14 @@ out_option = click.option(
     show_default=True,
     help="Folder of all results.",
 )
+log_option = click.option(
+    "--log-dir", type=click.Path(path_type=Path, file_okay=False), help="Write every training step to DIR/steps.jsonl."
+)
+tensorboard_option = click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write TensorBoard scalars of every training there (needs edgepress[tensorboard]).",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from pipeline.cli.observing import observing
 from pipeline.cli.options import (
     device_option,
     epilog,
     json_option,
+    log_option,
     out_option,
     print_json,
     recipe_argument,
     set_option,
     target_option,
+    tensorboard_option,
     with_device,
 )
+from pipeline.events import Observer
 
 _STAGE_HELP: Final = {
     "surgery": "Change the architecture by hand: up to `surgery`.",
@@ -47,17 +50,26 @@ _STAGE_HELP: Final = {
 @device_option
 @out_option
 @set_option
+@log_option
+@tensorboard_option
 @json_option
 def run(
-    recipe: Path, targets: Sequence[str], device: str | None, out: Path, overrides: Sequence[str], *, as_json: bool
+    recipe: Path,
+    targets: Sequence[str],
+    device: str | None,
+    out: Path,
+    overrides: Sequence[str],
+    log_dir: Path | None,
+    tensorboard: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Run a recipe to a verified bundle and a report, in OUT/<recipe name>/<target>/."""
     from pipeline.api import compress
-    from pipeline.cli.console import ConsoleObserver, json_observer
     from pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, with_device(overrides, device))
-    with nullcontext(json_observer) if as_json else ConsoleObserver() as observer:
+    with observing(as_json=as_json, log_dir=log_dir, tensorboard=tensorboard) as observer:
         results = compress(loaded, targets=targets, out=out, observer=observer)
     if as_json:
         print_json([{"target": r.target, "folder": str(r.folder), "run": dict(r.run)} for r in results])
@@ -120,6 +132,8 @@ def _stage_command(stage: str) -> click.Command:
         help="Also copy the stage's files there, OUT/<target>/<stage>/.",
     )
     @set_option
+    @log_option
+    @tensorboard_option
     @json_option
     def command(
         recipe: Path,
@@ -127,24 +141,32 @@ def _stage_command(stage: str) -> click.Command:
         device: str | None,
         out: Path | None,
         overrides: Sequence[str],
+        log_dir: Path | None,
+        tensorboard: Path | None,
         *,
         as_json: bool,
     ) -> None:
-        _run_until(stage, recipe, targets, out, with_device(overrides, device), as_json=as_json)
+        with observing(as_json=as_json, log_dir=log_dir, tensorboard=tensorboard) as observer:
+            _run_until(stage, recipe, targets, out, with_device(overrides, device), observer, as_json=as_json)
 
     return command
 
 
 def _run_until(
-    stage: str, recipe: Path, targets: Sequence[str], out: Path | None, overrides: Sequence[str], *, as_json: bool
+    stage: str,
+    recipe: Path,
+    targets: Sequence[str],
+    out: Path | None,
+    overrides: Sequence[str],
+    observer: Observer,
+    *,
+    as_json: bool,
 ) -> None:
     from pipeline.api import open_store, raise_if_rejected, run_until
-    from pipeline.cli.console import ConsoleObserver, json_observer
     from pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    with nullcontext(json_observer) if as_json else ConsoleObserver() as observer:
-        document = run_until(stage, loaded, targets=targets, out=out, store=open_store(observer), observer=observer)
+    document = run_until(stage, loaded, targets=targets, out=out, store=open_store(observer), observer=observer)
     if as_json:
         print_json(document)
     elif out:

@@ -14,9 +14,10 @@ from pipeline.recipe.searching import SearchSection
 from pipeline.recipe.source import DataSection, ModelSection
 from pipeline.recipe.sparsity import SparsifySection
 from pipeline.recipe.surgery import SurgerySection
-from pipeline.recipe.training import LearningSection, TrainSection
+from pipeline.recipe.training import AugmentSection, FinetuneSection, LearningSection, QatSection, TrainSection
 
 __all__ = [
+    "AugmentSection",
     "BenchmarkSection",
     "BudgetSection",
     "BuildSection",
@@ -24,10 +25,12 @@ __all__ = [
     "DepthSection",
     "DistillSection",
     "ExportSection",
+    "FinetuneSection",
     "LearningSection",
     "MetricsSection",
     "ModelSection",
     "PruneSection",
+    "QatSection",
     "QuantizeSection",
     "Recipe",
     "SearchSection",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from pipeline.recipe.base import PositiveFloat, Section
-from pipeline.recipe.training import LearningSection
+from pipeline.recipe.training import LearningSection, Rate
 
 Axis = Annotated[int | None, Field(description="axis of the channels, 0 being the batch; by default as the shapes say")]
 Resize = Annotated[bool, Field(description="bring the teacher's map to the student's resolution")]
@@ -129,7 +129,7 @@ class StudentSection(Section):
 class DistillSection(LearningSection):
     """Training of the pruned net, or of another student, with its dense parent or others as teachers."""
 
-    learning_rate: PositiveFloat = 0.02
+    learning_rate: Rate = 0.02
     temperature: Annotated[PositiveFloat, Field(description="of the soft targets, without [[distill.losses]]")] = 4.0
     alpha: Annotated[
         float,

@@ -19,7 +19,7 @@ from pipeline.recipe.searching import SearchSection
 from pipeline.recipe.source import DataSection, ModelSection
 from pipeline.recipe.sparsity import SparsifySection
 from pipeline.recipe.surgery import SurgerySection
-from pipeline.recipe.training import TrainSection
+from pipeline.recipe.training import FinetuneSection, LearningSection, TrainSection
 
 EDITS: Final = ("surgery", "depth", "prune", "sparsify")
 
@@ -40,6 +40,7 @@ class Recipe(Section):
     model: ModelSection
     data: DataSection
     train: TrainSection | None = None
+    finetune: FinetuneSection | None = None
     surgery: SurgerySection | None = None
     depth: DepthSection | None = None
     prune: PruneSection | None = None
@@ -61,3 +62,9 @@ class Recipe(Section):
     def edits(self) -> tuple[str, ...]:
         """Names of the sections that change the model's graph or weights before training, in the order they run."""
         return tuple(name for name in EDITS if getattr(self, name) is not None)
+
+    @property
+    def learning(self) -> dict[str, LearningSection]:
+        """The sections that train on the train split, by dotted path."""
+        sections = {"train": self.train, "finetune": self.finetune, "distill": self.distill}
+        return {name: section for name, section in sections.items() if section is not None}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.recipe.faults_distill import distill_faults
 from pipeline.recipe.faults_edits import edit_faults
 from pipeline.recipe.faults_pruning import pruning_faults
+from pipeline.recipe.faults_training import learning_faults, qat_faults
 from targets.errors import Fault
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def consistency_faults(recipe: Recipe) -> list[Fault]:
         *_training_faults(recipe),
         *distill_faults(recipe),
         *pruning_faults(recipe),
+        *(fault for where, section in recipe.learning.items() for fault in learning_faults(where, section)),
+        *qat_faults(recipe.quantize),
         *_budget_faults(recipe),
     ]
 
@@ -73,6 +76,7 @@ def _model_faults(recipe: Recipe) -> list[Fault]:
                 "model.args": bool(model.args),
                 "export": "export" in recipe.model_fields_set,
                 "train": recipe.train,
+                "finetune": recipe.finetune,
                 **dict.fromkeys(recipe.edits, True),
                 "distill": recipe.distill,
             }.items()
@@ -121,7 +125,7 @@ def _split_faults(recipe: Recipe) -> list[Fault]:
         faults.append(Fault(where=where, what="is not for a factory, which splits itself", fix="remove data.split"))
     if "validation" not in split:
         faults.append(Fault(where=where, what="has no validation share", fix="add validation = 0.2"))
-    if "train" not in split and (recipe.train or recipe.distill):
+    if "train" not in split and recipe.learning:
         faults.append(Fault(where=where, what="has no train share to train on", fix="add train = 0.6"))
     if not math.isclose(sum(split.values()), 1.0, abs_tol=1e-6):
         faults.append(Fault(where=where, what=f"makes {sum(split.values()):g}, not 1", fix="let the shares make 1"))
@@ -129,15 +133,24 @@ def _split_faults(recipe: Recipe) -> list[Fault]:
 
 
 def _training_faults(recipe: Recipe) -> list[Fault]:
-    if recipe.task != "fidelity" or not recipe.train:
-        return []
-    return [
+    faults = [
         Fault(
-            where="train",
+            where=key,
             what="needs labels, and task `fidelity` has none",
-            fix='use task = "classification", or remove [train]',
+            fix=f'use task = "classification", or remove [{key}]',
         )
+        for key, used in {"train": recipe.train, "finetune": recipe.finetune}.items()
+        if used and recipe.task == "fidelity"
     ]
+    if recipe.finetune and recipe.train:
+        faults.append(
+            Fault(
+                where="finetune",
+                what="starts from model.weights, and [train] starts from none",
+                fix="remove one of [train] and [finetune]",
+            )
+        )
+    return faults
 
 
 def _budget_faults(recipe: Recipe) -> list[Fault]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from pipeline.recipe.base import PositiveFloat, PositiveInt, Section
+from pipeline.recipe.training import QatSection
 
 Algorithm = Literal["spare", "equalize", "smooth", "ranges", "bias", "rounding"]
 Format = Literal["fp16", "bf16", "int8-dynamic", "int8-weights", "int4-weights"]
@@ -49,7 +50,8 @@ class QuantizeSection(Section):
         Literal["off", "auto", "on"],
         Field(description="train the int8 model; auto: when it misses the accuracy floor"),
     ] = "auto"
-    qat_epochs: Annotated[PositiveInt, Field(description="epochs of that training")] = 3
+    qat_epochs: Annotated[PositiveInt | None, Field(description="short for training.epochs")] = None
+    training: Annotated[QatSection, Field(description="how that training is done")] = QatSection()
     mixed_precision: Annotated[
         Literal["off", "auto"],
         Field(description="auto: layers go back to float, as few as needed, when all else misses the accuracy floor"),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from pipeline.recipe.base import NonNegativeFloat, PositiveFloat, PositiveInt, Section, Share
 
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Rate = Annotated[
+    Annotated[PositiveFloat, Tag("number")] | Annotated[Literal["find"], Tag("text")],
+    Discriminator(lambda value: "text" if isinstance(value, str) else "number"),
+    Field(description="the peak; find: by a range test before training"),
+]
 Chance = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -38,9 +43,7 @@ class LearningSection(Section):
     batch_size: Annotated[PositiveInt, Field(description="samples a batch, over all processes")] = 64
     accumulate: Annotated[PositiveInt, Field(description="batches whose gradients make one step")] = 1
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: Annotated[
-        PositiveFloat | Literal["find"], Field(description="the peak; find: by a range test before training")
-    ] = 0.05
+    learning_rate: Rate = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1, description="of sgd")] = 0.9
     nesterov: Annotated[bool, Field(description="Nesterov's form of it")] = True
     weight_decay: Annotated[NonNegativeFloat, Field(description="L2, on weights of two or more dimensions")] = 5e-4
@@ -95,10 +98,26 @@ class TrainSection(LearningSection):
 class FinetuneSection(LearningSection):
     """Training that starts from `model.weights`: of everything, of a new head, or of named modules."""
 
-    learning_rate: Annotated[
-        PositiveFloat | Literal["find"], Field(description="the peak; find: by a range test before training")
-    ] = 0.01
+    learning_rate: Rate = 0.01
     fresh: Annotated[
         list[str],
         Field(description="module paths (globs) that start anew: what the file has for them is not read"),
     ] = []
+
+
+class QatSection(LearningSection):
+    """Training of the int8 file, against its float parent; keeps the best epoch, the start included."""
+
+    epochs: PositiveInt = 3
+    batch_size: Annotated[PositiveInt, Field(description="samples a batch")] = 32
+    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    learning_rate: Annotated[PositiveFloat, Field(description="the peak, in integer steps of a weight")] = 0.005
+    weight_decay: Annotated[float, Field(ge=0, le=0, description="integers do not decay")] = 0.0
+    scale_ratio: Annotated[NonNegativeFloat, Field(description="rate of scales over that; 0 keeps them")] = 0.2
+    loss: Annotated[
+        Literal["mse", "kl"],
+        Field(description="against the float outputs: relative squared error, or divergence of class probabilities"),
+    ] = "mse"
+    temperature: PositiveFloat = 1.0
+    inner_weight: Annotated[NonNegativeFloat, Field(description="weight of the error of inner tensors")] = 1.0
+    label_weight: Annotated[NonNegativeFloat, Field(description="weight of the task's own loss")] = 0.0

@@ -37,6 +37,7 @@ class LoadStage(Stage[LoadInputs]):
     Attributes:
         factory: Makes the model.
         weights: Its trained weights.
+        fresh: Module paths (globs) whose weights stay as the factory drew them.
         source: The data.
         task: What the model is for.
         seed: Seed of what the factory draws.
@@ -51,6 +52,7 @@ class LoadStage(Stage[LoadInputs]):
 
     factory: FactoryRef
     weights: FileRef
+    fresh: tuple[str, ...] = ()
     source: DataSource
     task: Task
     seed: int
@@ -63,7 +65,7 @@ class LoadStage(Stage[LoadInputs]):
         data = context.data.checked(self.source, src.data)
         model = make_model(self.factory, self.seed)
         check_unchanged(self.weights, "model.weights")
-        load_user_weights(model, self.weights.path)
+        load_user_weights(model, self.weights.path, fresh=self.fresh)
         graph, specs = trace_checked(model, data, self.task)
         save_model(out, graph, specs, ())
         return baseline(graph, specs, data, self.task, self.threads)

@@ -191,20 +191,26 @@ class Recovery:
 
         self.context.progress(0.8, f"training the int8 model: {self.task.metric} {before:.4f}, floor {floor:.4f}")
         out = self.context.scratch / "trained.onnx"
+        section = self.section.training
+        if self.section.qat_epochs is not None:
+            section = section.model_copy(update={"epochs": self.section.qat_epochs})
         summary = call_limited(
-            "calibration.child_qat:train_in_child",
+            "pipeline.training.quantized:train_in_child",
             {
                 **self.request,
                 "parent": self.request["float_out"],
                 "quantized": str(folder / "model.onnx"),
-                "training": str(self._training()),
-                "epochs": self.section.qat_epochs,
+                "training": str(self._samples("train", shuffled=True)),
+                "validation": str(self._samples("validation", shuffled=False)),
+                "task": self.task.name,
+                "metric": "" if self.task.metric in self.task.functions else self.task.metric,
+                "section": section.model_dump(mode="json"),
                 "out": str(out),
             },
             limits=self.limits,
             what="quantisation-aware training",
         )
-        learned = summary["best_step"] != 0
+        learned = summary["kept_epoch"] != 0
         accuracy = self._score(out, "trained") if learned else before
         kept = learned and accuracy >= before
         tried.append({"step": "qat", "accuracy_before": before, "accuracy": accuracy, "kept": kept, **summary})
@@ -213,18 +219,21 @@ class Recovery:
         shutil.copyfile(out, folder / "model.onnx")
         return accuracy, {name: summary[name] for name in ("output_snr_db", "agreement")}
 
-    def _training(self) -> Path:
-        """The train split in an order without pattern; the calibration samples where there is no such split."""
+    def _samples(self, name: str, *, shuffled: bool) -> Path:
+        """A split with its labels; the calibration samples, which have none there, where there is no train split."""
         import numpy as np
 
         from pipeline.stages.import_onnx import bind_to_onnx
-        from pipeline.stages.inference import save_inputs
+        from pipeline.stages.inference import save_arrays
 
-        if "train" not in self.data.splits:
+        if name == "train" and name not in self.data.splits:
             return Path(self.request["samples"])
-        split = bind_to_onnx(self.data["train"], self.reference.read_json("io.json"))
-        path = self.context.scratch / "training.npz"
-        save_inputs(path, split.take(np.random.default_rng(self.request["seed"]).permutation(len(split))))
+        split = bind_to_onnx(self.data[name], self.reference.read_json("io.json"))
+        if shuffled:
+            split = split.take(np.random.default_rng(self.request["seed"]).permutation(len(split)))
+        path = self.context.scratch / f"{name}-labelled.npz"
+        labels = {} if split.labels is None else {"labels.": split.labels}
+        save_arrays(path, {**split.inputs, **labels})
         return path
 
     def _reference_accuracy(self) -> float:

@@ -58,6 +58,10 @@ def collect(root: Path, entries: Iterable[Entry], *, max_age_days: float | None,
         removed_bytes += _sweep(folder, keep=needed)
     for folder in (root / "tmp", root / "quarantine"):
         removed_bytes += _sweep(folder, keep=frozenset())
+    unfinished = root / "unfinished"
+    if unfinished.exists():
+        young = {path.name for path in unfinished.iterdir() if not everything and path.stat().st_mtime >= oldest_s}
+        removed_bytes += _sweep(unfinished, keep=young)
     _sweep(root / "locks", keep={"session"})
     return GcReport(removed_entries=len(known) - len(kept), removed_bytes=removed_bytes, kept_entries=len(kept))
 

@@ -89,6 +89,19 @@ def measuring_folder(root: Path) -> Path:
     return folder
 
 
+def unfinished_folder(root: Path) -> Path:
+    """The private folder below a store that keeps what interrupted stages have finished; made if need be.
+
+    Raises:
+        RefusedError: What is there is not ours, or others can write to it.
+        EnvironmentFailure: It cannot be made.
+    """
+    folder = root / "unfinished"
+    with disk_guard(f"making {folder}", hint="choose another cache with EDGEPRESS_CACHE"):
+        private_folder(folder)
+    return folder
+
+
 def _refused(folder: Path, why: str) -> RefusedError:
     return RefusedError(
         f"refused to use the cache {folder}", f"{why}; what they put there would be trusted",

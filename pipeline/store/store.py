@@ -4,7 +4,7 @@ Layout, all below one private folder::
 
     cas/ab/<sha256>  blobs, 0444                                       locks/<key>, locks/session
     ac/<key>.json    records, self-checked                             quarantine/   what was found damaged
-    tmp/<random>     work in progress, locked while its maker lives
+    tmp/<random>     work in progress, locked while its maker lives    unfinished/<key>/  what an interrupted stage has
 
 A record is written after its blobs, each by temporary, fsync, rename, fsync of the folder: killed at any instant, or
 out of power, the store holds an entry whole or not at all. Nothing read is believed before it was hashed.

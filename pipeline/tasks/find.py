@@ -29,8 +29,8 @@ def find_task(recipe: Recipe) -> Task | list[Fault]:
     task = make_task(recipe.task, recipe.metrics.main, recipe.metrics.beside, recipe.folder)
     faults = [
         Fault(where=f"{key}.label_smoothing", what=f"task `{recipe.task}` has no classes to smooth", fix="remove it")
-        for key, section in {"train": recipe.train, "distill": recipe.distill}.items()
-        if section and section.label_smoothing and not TASKS[recipe.task].smooths
+        for key, section in recipe.learning.items()
+        if section.label_smoothing and not TASKS[recipe.task].smooths
     ]
     return [*(task if isinstance(task, list) else []), *faults] or task
 

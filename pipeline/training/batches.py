@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pipeline.training.config import TrainConfig
 
 Rows = npt.NDArray[np.int64]
 
@@ -37,6 +40,11 @@ def steps_of(samples: int, batch_size: int, accumulate: int) -> list[list[slice]
     """For each optimiser step the batches whose gradients it adds up, as slices of an epoch's order."""
     slices = [slice(start, min(start + batch_size, samples)) for start in batch_starts(samples, batch_size)]
     return [slices[first : first + accumulate] for first in range(0, len(slices), accumulate)]
+
+
+def steps_in(config: TrainConfig, samples: int) -> int:
+    """Optimiser steps of a whole training."""
+    return config.epochs * len(steps_of(samples, config.batch_size, config.accumulate))
 
 
 def parts_of(step: list[slice], order: Rows, *, rank: int, world: int) -> list[Part]:

@@ -58,7 +58,7 @@ def _named(rows: Rows) -> str:
 
 @torch.no_grad()
 def _first_layer(model: nn.Module, inputs: Sequence[Tensor]) -> str:
-    weight = next((name for name, tensor in model.state_dict().items() if not _finite(tensor)), None)
+    weight = next((name for name, tensor in model.named_parameters() if not _finite(tensor)), None)
     if weight is not None:
         return f"the weight {weight!r} is not finite"
     try:

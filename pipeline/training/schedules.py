@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal, final
+from typing import Final, Literal, Protocol, final
 
 from targets.errors import InputError
 
@@ -43,6 +43,16 @@ class Schedule:
     decay_until_epoch: float | None = None
 
 
+class Rates(Protocol):
+    """Learning rate and momentum at each step."""
+
+    def rate(self, step: float) -> float:
+        """As a share of the peak, after ``step`` steps."""
+
+    def momentum(self, step: float) -> float | None:
+        """The momentum, where it changes."""
+
+
 @final
 class Course:
     """A schedule laid out over the steps of one training.
@@ -64,7 +74,7 @@ class Course:
         end = schedule.decay_until_epoch
         self._start = max(self._warmup, 0 if start is None else start * steps_per_epoch)
         self._end = self.steps if end is None else end * steps_per_epoch
-        if self._warmup > self.steps or (self._warmup == self.steps and schedule.warmup_epochs is not None):
+        if schedule.warmup_epochs is not None and schedule.warmup_epochs >= epochs:
             raise InputError(
                 f"the warm-up takes {schedule.warmup_epochs} epochs",
                 f"the whole training takes {epochs}",
@@ -116,7 +126,7 @@ class Course:
     def _warmup_steps(self) -> int:
         asked = self._schedule.warmup_epochs
         if asked is not None:
-            return round(asked * self._per_epoch)
+            return min(round(asked * self._per_epoch), self.steps - 1)
         if self._schedule.kind == "one-cycle":
             return max(1, int(self.steps * _ONE_CYCLE_RISE))
         return max(1, self.steps // 10)

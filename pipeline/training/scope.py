@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from pipeline.graph.operators import module_path, operator_name
-from targets.errors import InputError, nearest
+from pipeline.graph.paths import check_patterns, fits
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -37,22 +36,15 @@ class Scope:
         Raises:
             InputError: One does not; the nearest names are told.
         """
-        names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        known = {prefix for name in names for prefix in _prefixes(name)}
-        for key, patterns in (("train_only", self.train_only), ("rates", tuple(self.rates))):
-            for pattern in patterns:
-                if not any(fnmatch.fnmatchcase(name, pattern) for name in known):
-                    raise InputError(
-                        f"{key} names {pattern!r}",
-                        "no module or parameter of the model is called so",
-                        f"name a module path (globs allowed); {nearest(pattern, known)}",
-                    )
+        names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        check_patterns("train_only", self.train_only, names)
+        check_patterns("rates", self.rates, names)
 
     def rate(self, name: str) -> float:
         """Factor of the learning rate of the parameter of that name; 0 where it is frozen."""
-        if self.train_only and not _fits(name, self.train_only):
+        if self.train_only and not fits(name, self.train_only):
             return 0.0
-        return next((factor for pattern, factor in self.rates.items() if _fits(name, (pattern,))), 1.0)
+        return next((factor for pattern, factor in self.rates.items() if fits(name, (pattern,))), 1.0)
 
     def spares(self, node: fx.Node) -> bool:
         """Whether an operator stays in evaluation mode, since its module is frozen."""
@@ -66,13 +58,3 @@ class Scope:
         if self.batch_norm == "frozen" and hasattr(module, "running_mean"):
             return True
         return bool(path) and self.rate(path) == 0.0
-
-
-def _fits(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(prefix, pattern) for prefix in _prefixes(name) for pattern in patterns)
-
-
-def _prefixes(name: str) -> list[str]:
-    """``a``, ``a.b`` and ``a.b.weight`` of ``a.b.weight``."""
-    parts = name.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.data import Split
     from pipeline.training.config import TrainConfig
-    from pipeline.training.schedules import Course
+    from pipeline.training.schedules import Rates
 
 Loss = Callable[[Mapping[str, Tensor], Tensor, Sequence[Tensor]], Tensor]
 """``(inputs, labels, outputs) -> scalar``; an nn.Module whose own parameters are trained with the model's, too."""
@@ -54,7 +54,7 @@ class Stepper:
         fabric: Fabric,
         train: Split,
         config: TrainConfig,
-        course: Course,
+        course: Rates,
     ) -> None:
         self._model, self._groups, self._optimizer = model, groups, optimizer
         self._fabric, self._train, self._config, self._course = fabric, train, config, course

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
+import torch
 from onnx import helper
 
 from calibration.blocks import find_blocks, find_layers
 from calibration.collect import collect
-from calibration.qat import QatProgress, QatSettings, train_quantized
+from calibration.qat import DistillationSettings, QuantizedStudent
 from calibration.qdq import quantize_model
 from calibration.quantized import read_quantized
 from calibration.rounding import BlockResult, learn_rounding
 from calibration.samples import CalibrationSet
 from calibration.session import Session
 from calibration.torchlearn import float_parent, progress_ratio
+from pipeline.data import Split
+from pipeline.training import TrainConfig, predict
+from pipeline.training.quantized import QatResult, train_quantized
 from targets.errors import InputError
 from targets.onnxfile import open_onnx
 from targets.scheme import scheme
@@ -77,13 +81,42 @@ def skeleton(path: Path) -> list[Any]:
     return [model.SerializeToString(deterministic=True), tensors]
 
 
-def batches(images: np.ndarray, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    random = np.random.default_rng(seed)
-    while True:
-        yield {"x": images[random.integers(0, len(images), 32)]}
+def learn(
+    float_model: Path,
+    quantised: Path,
+    images: np.ndarray,
+    out: Path,
+    *,
+    labels: np.ndarray | None = None,
+    judged: np.ndarray | None = None,
+    settings: DistillationSettings | None = None,
+    scale_ratio: float = 0.2,
+    label_loss: Any = None,  # noqa: ANN401
+    **changes: Any,  # noqa: ANN401 - fields of TrainConfig
+) -> QatResult:
+    """Trains on the one loop; the best epoch is that with the least noise on ``judged``."""
+    plain: dict[str, Any] = {
+        "epochs": 1, "batch_size": 32, "optimizer": "adam", "learning_rate": 0.005, "weight_decay": 0.0,
+        "seed": 0, "threads": 1, "keep": "best",
+    }  # fmt: skip
+    seen = Split(inputs={"": images if judged is None else judged}, labels=None)
 
+    def score(student: QuantizedStudent) -> float:
+        split = seen.bound(student.inputs)
+        exact = student.exact({name: torch.from_numpy(array) for name, array in split.inputs.items()})[0].numpy()
+        return -float(np.mean((predict(student, split, threads=1)[0] - exact) ** 2))
 
-QAT = QatSettings(steps=150, learning_rate=0.02, bias_rate=0.05, scale_rate=2e-3, check_every=50)
+    return train_quantized(
+        float_model,
+        quantised,
+        Split(inputs={"": images}, labels=labels),
+        out,
+        TrainConfig(**plain | changes),
+        settings or DistillationSettings(),
+        scale_ratio=scale_ratio,
+        score=score,
+        label_loss=label_loss,
+    )
 
 
 @pytest.mark.parametrize("unit", ["layer", "block"])
@@ -115,26 +148,21 @@ def test_training_halves_the_noise(
 ) -> None:
     """Promise: on samples it has not seen, the output's squared error falls by half; the file keeps its form."""
     out = tmp_path / "trained.onnx"
-    seen: list[QatProgress] = []
     images = next(iter(CalibrationSet({"x": patterns(256, 1)}, batch_size=256)))["x"]
-    report = train_quantized(
-        residual, coarse, batches(images), out, QAT, held=[{"x": patterns(64, 3)}], on_progress=seen.append
-    )
+    report = learn(residual, coarse, images, out, judged=patterns(64, 3), epochs=20, learning_rate=0.02)
     assert noise(residual, out, held) <= 0.5 * noise(residual, coarse, held)
     assert skeleton(out) == skeleton(coarse)
     graph = read_quantized(open_onnx(out))
     assert all(np.abs(graph.array(weight.integers).astype(int)).max() <= 7 for weight in graph.weights.values())
-    assert set(report.held_snr_db) == {0, 50, 100, 150}
-    assert report.held_snr_db[report.best_step] == max(report.held_snr_db.values())
-    assert [progress.step for progress in seen] == [*range(1, 151)]
+    best = max(report.curve, key=lambda result: result.score)
+    assert report.kept_epoch == best.epoch
     assert 0.0 < report.changed_ratio < 1.0
 
 
 def test_nothing_learned_gives_the_file_back(residual: Path, coarse: Path, tmp_path: Path) -> None:
     """Promise: with all rates at zero but one that changes nothing, integers and scales stay as they were."""
     out = tmp_path / "same.onnx"
-    settings = QatSettings(steps=1, learning_rate=1e-12, bias_rate=0.0, scale_rate=0.0)
-    train_quantized(residual, coarse, batches(patterns(32, 1)), out, settings)
+    learn(residual, coarse, patterns(32, 1), out, learning_rate=1e-12, scale_ratio=0.0)
     assert out.read_bytes() == coarse.read_bytes()
 
 
@@ -149,7 +177,7 @@ def test_the_same_seed_gives_the_same_bytes(
         if what == "rounding":
             learn_rounding(residual, coarse, samples, out, steps=12, seed=seed, learn_scales=True, learn_biases=True)
         else:
-            train_quantized(residual, coarse, batches(patterns(64, 1), seed), out, QatSettings(steps=8, seed=seed))
+            learn(residual, coarse, patterns(256, 1), out, seed=seed)
         files.append(out.read_bytes())
     assert files[0] == files[1]
     assert files[0] != files[2]
@@ -174,8 +202,7 @@ def test_the_time_budget_ends_the_work(residual: Path, coarse: Path, samples: Ca
     )
     assert report.stopped_early
     assert len(blocks) == len(report.blocks)
-    settings = QatSettings(steps=10**9, time_budget_s=0.5)
-    assert train_quantized(residual, coarse, batches(patterns(32, 1)), out, settings).stopped_early
+    assert len(learn(residual, coarse, patterns(32, 1), out, epochs=10**6, time_budget_s=0.5).curve) < 10**6
     read_quantized(open_onnx(out))
 
 
@@ -183,53 +210,21 @@ def test_labels_and_classes_can_be_used(residual: Path, coarse: Path, tmp_path: 
     """Promise: divergence of class probabilities, labels and bfloat16 arithmetic all train."""
     images = patterns(64, 1)
     labels = np.arange(64) % 10
-    settings = QatSettings(steps=3, loss="kl", label_weight=0.5, inner_weight=0.0, precision="bfloat16")
-    report = train_quantized(residual, coarse, [({"x": images}, labels)], tmp_path / "out.onnx", settings)
-    assert report.steps == 3
-    assert all(np.isfinite(report.losses))
+    settings = DistillationSettings(loss="kl", label_weight=0.5, inner_weight=0.0)
+    functional = torch.nn.functional
+    report = learn(
+        residual, coarse, images, tmp_path / "out.onnx", labels=labels, settings=settings, epochs=3, precision="bf16",
+        label_loss=lambda outputs, classes: functional.cross_entropy(outputs[0].float().flatten(1), classes),
+    )  # fmt: skip
+    assert len(report.curve) == 3
+    assert all(np.isfinite(result.loss) for result in report.curve)
 
 
-def test_another_optimiser_can_be_given(residual: Path, coarse: Path, tmp_path: Path) -> None:
-    """Promise: an optimiser made outside gets every group with its peak rate, and its rates follow the schedule."""
-    import torch
-
-    peaks: list[float] = []
-
-    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        peaks.extend(float(group["lr"]) for group in groups)
-        return torch.optim.SGD(groups, lr=1.0)
-
-    rates: list[float] = []
-    settings = QatSettings(steps=10, learning_rate=0.1, bias_rate=0.2, scale_rate=0.3, warmup_ratio=0.2)
-    train_quantized(
-        residual,
-        coarse,
-        batches(patterns(32, 1)),
-        tmp_path / "out.onnx",
-        settings,
-        make_optimizer=make,
-        on_progress=lambda progress: rates.append(progress.learning_rate),
-    )
-    assert sorted(set(peaks)) == [0.1, 0.2, 0.3]
-    assert max(rates) == pytest.approx(0.1)
-    assert rates[0] < rates[1] < rates[2]
-    assert rates[2:] == sorted(rates[2:], reverse=True)
-
-
-@pytest.mark.parametrize(
-    ("make", "match"),
-    [
-        (list, "no training batch"),
-        (lambda: [{"x": np.full((4, 3, 8, 8), np.nan, np.float32)}], "became nan"),
-    ],
-)
-def test_bad_batches_are_named(
-    residual: Path, coarse: Path, tmp_path: Path, make: Callable[[], Any], match: str
-) -> None:
-    """Promise: no batches, and a loss that is not finite, end training with an error and without a file."""
+def test_a_loss_that_breaks_leaves_no_file(residual: Path, coarse: Path, tmp_path: Path) -> None:
+    """Promise: a loss that is not finite ends training with an error and without a file."""
     out = tmp_path / "out.onnx"
-    with pytest.raises(InputError, match=match):
-        train_quantized(residual, coarse, make(), out, QatSettings(steps=3))
+    with pytest.raises(InputError, match="became nan"):
+        learn(residual, coarse, np.full((4, 3, 8, 8), np.nan, np.float32), out)
     assert not out.exists()
 
 
@@ -243,7 +238,7 @@ def test_every_dialect_can_be_learned(
     quantize_model(residual, table, scheme(dialect), "minmax", start)
     learn_rounding(residual, start, samples, rounded, steps=20, learn_biases=True, learn_scales=True)
     images = patterns(64, 1)
-    train_quantized(residual, rounded, batches(images), trained, QatSettings(steps=10), held=[{"x": images}])
+    learn(residual, rounded, images, trained, epochs=5)
     assert skeleton(trained) == skeleton(start)
     assert noise(residual, trained, held) <= 1.05 * noise(residual, start, held)
 
@@ -269,7 +264,7 @@ def test_a_weight_of_two_nodes_stays_one(save: Callable[..., Path], tmp_path: Pa
     after = read_quantized(open_onnx(out))
     for name in before.stored_weights():
         assert np.abs(after.array(name).astype(int) - before.array(name)).max() <= 1
-    train_quantized(model, out, samples, out, QatSettings(steps=5))
+    learn(model, out, next(iter(samples))["x"], out, epochs=3)
     read_quantized(open_onnx(out))
 
 

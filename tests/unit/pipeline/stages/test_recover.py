@@ -37,7 +37,7 @@ class World:
 
     def __init__(self, accuracy: Mapping[str, float]) -> None:
         self.accuracy = accuracy
-        self.best_step = 7
+        self.kept_epoch = 3
         self.requests: list[tuple[str, Mapping[str, Any]]] = []
         self.warnings: list[str] = []
 
@@ -46,7 +46,7 @@ class World:
         self.requests.append((name, request))
         if name == "train_in_child":
             Path(request["out"]).write_text("trained", encoding="utf-8")
-            return {"steps": 7, "best_step": self.best_step, "output_snr_db": 41.0, "agreement": 0.99}
+            return {"epochs_run": 3, "kept_epoch": self.kept_epoch, "output_snr_db": 41.0, "agreement": 0.99}
         folder = Path(request["out_folder"])
         if name == "examine_in_child":
             (folder / "layers.json").write_text(json.dumps(LAYERS), encoding="utf-8")
@@ -114,10 +114,13 @@ def test_training_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (folder / "model.onnx").read_text(encoding="utf-8") == "trained"
     assert (found["output_snr_db"], found["agreement"]) == (41.0, 0.99)
     (request,) = world.called("train_in_child")
-    assert (request["parent"], request["epochs"]) == ("parent.onnx", 2)
+    assert (request["parent"], request["section"]["epochs"]) == ("parent.onnx", 2)
     with np.load(request["training"]) as archive:
         assert sorted(archive["x"][:, 0]) == [*range(20)]
         assert [*archive["x"][:, 0]] != [*range(20)]
+        assert archive["labels."].shape == (20,)
+    with np.load(request["validation"]) as archive:
+        assert [*archive["x"][:, 0]] == [*range(20)]
 
 
 def test_without_a_train_split_the_calibration_samples_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,9 +139,9 @@ def test_training_that_makes_it_worse_is_not_kept(tmp_path: Path, monkeypatch: p
 
 
 def test_training_that_learned_nothing_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no step was better than the file as it came, that file stays, unscored, as not trained."""
+    """Where no epoch was better than the file as it came, that file stays, unscored, as not trained."""
     world = World({"int8": 0.9, "float": 0.9})
-    world.best_step = 0
+    world.kept_epoch = 0
     found, folder = recover(world, tmp_path, monkeypatch, qat="on")
     assert (found["accuracy"], found["recovery"][0]["kept"]) == (0.9, False)
     assert "output_snr_db" not in found

@@ -1,0 +1,28 @@
+"""Who is told what happens during a command: the console or a JSON stream, and logs of training steps beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pipeline.events import Observer
+
+
+@contextmanager
+def observing(*, as_json: bool, log_dir: Path | None = None, tensorboard: Path | None = None) -> Iterator[Observer]:
+    """The observer that the options of a command ask for.
+
+    Raises:
+        EnvironmentFailure: TensorBoard is asked for and not installed.
+    """
+    from pipeline.cli.console import ConsoleObserver, json_observer
+    from pipeline.steplog import StepLog, TensorBoardLog
+
+    with ExitStack() as stack:
+        observer: Observer = json_observer if as_json else stack.enter_context(ConsoleObserver())
+        if log_dir is not None:
+            observer = stack.enter_context(StepLog(observer, log_dir / "steps.jsonl"))
+        if tensorboard is not None:
+            observer = stack.enter_context(TensorBoardLog(observer, tensorboard))
+        yield observer

@@ -1,0 +1,74 @@
+"""finetune: goes on training the model with the user's weights: all of it, a new head, or named modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from pipeline.artifacts import DatasetInfo, TorchModel
+from pipeline.data import DataSource
+from pipeline.recipe import FinetuneSection
+from pipeline.stages.base import Context, Stage
+from pipeline.stages.learning import learn
+from pipeline.stages.load import baseline
+from pipeline.tasks import Task
+from pipeline.usercode import FactoryRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneInputs:
+    """The model with the user's weights, and the data it learns on."""
+
+    data: DatasetInfo
+    model: TorchModel
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneStage(Stage[FinetuneInputs]):
+    """Trains the dense model further.
+
+    Attributes:
+        factory: Makes the model.
+        source: The data.
+        task: What the model is for.
+        finetune: How to train.
+        seed: Seed of the order of samples, of dropout and of augmentation.
+        threads: torch threads.
+    """
+
+    name = "finetune"
+    version = 1
+    consumes = FinetuneInputs
+    produces = TorchModel
+    tools: ClassVar[tuple[str, ...]] = ("torch", "numpy", "lightning-fabric")
+
+    factory: FactoryRef
+    source: DataSource
+    task: Task
+    finetune: FinetuneSection
+    seed: int
+    threads: int
+
+    def run(self, src: FinetuneInputs, out: Path, context: Context) -> Mapping[str, Any]:
+        """Writes the dense `TorchModel` and returns its learning curve too."""
+        from pipeline.torchmodel import load_model, save_model
+
+        data = context.data.checked(self.source, src.data)
+        task = self.task
+        graph, specs, edits = load_model(src.model, self.factory, self.seed)
+        learned = learn(
+            graph,
+            lambda _inputs, labels, outputs: task.loss(outputs, labels, label_smoothing=self.finetune.label_smoothing),
+            self.finetune,
+            data=data,
+            names=tuple(spec.name for spec in specs),
+            task=self.task,
+            seed=self.seed,
+            threads=self.threads,
+            context=context,
+        )
+        save_model(out, graph, specs, edits)
+        return {**baseline(graph, specs, data, self.task, self.threads), **learned}
