@@ -101,7 +101,7 @@ def train_in_child(request: Mapping[str, Any]) -> dict[str, Any]:
         request: ``model`` (the float model), ``quantized`` (its Q/DQ file), ``parent`` (the float model that file was
             made from, where algorithms have changed it), ``samples`` and ``batch_size`` as for
             `calibration.child.calibrate_in_child` (the held-back ones judge the file written), ``training`` and
-            ``validation`` (``.npz`` of samples, with labels where there are any), ``task`` and ``metric`` by name (a metric of
+            ``validation`` (``.npz``, with labels where there are any), ``task`` and ``metric`` by name (a metric of
             the user's own code stays outside: the task's default stands for it), ``section`` (a
             `QatSection` as JSON), ``seed``, ``threads``, ``time_budget_s``, ``scheme`` and ``out`` (file to write).
 

@@ -150,8 +150,8 @@ def test_a_wrong_path_is_answered_with_near_ones(world: Any, scope: Scope) -> No
 def test_the_layer_that_broke_is_named(world: Any) -> None:  # noqa: ANN401
     """Promise: samples by number, and the first operator with a NaN by the user's module."""
     broken = Split(inputs={"x": world.split.inputs["x"].copy()}, labels=world.split.labels)
-    broken.inputs["x"][5] = np.inf
-    with pytest.raises(InputError, match=r"loss became nan\nin epoch 1, step \d, samples .*: .*'conv'"):
+    broken.inputs["x"][5] = 3e38
+    with pytest.raises(InputError, match=r"loss became (nan|inf)\nin epoch 1, step \d, samples .*: .*'conv'"):
         world.fit(world.graph(), broken)
     torch.manual_seed(0)
     eager = nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
