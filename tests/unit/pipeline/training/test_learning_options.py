@@ -155,6 +155,9 @@ def test_the_layer_that_broke_is_named(world: Any) -> None:  # noqa: ANN401
         world.fit(world.graph(), broken)
     torch.manual_seed(0)
     eager = nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
+    with torch.no_grad():
+        for parameter in eager.parameters():
+            parameter.fill_(1.0)
     with pytest.raises(InputError, match="such an output is '1'"):
         world.fit(eager, broken)
 
