@@ -66,5 +66,10 @@ class Recipe(Section):
     @property
     def learning(self) -> dict[str, LearningSection]:
         """The sections that train on the train split, by dotted path."""
-        sections = {"train": self.train, "finetune": self.finetune, "distill": self.distill}
+        sections: dict[str, LearningSection | None] = {
+            "train": self.train,
+            "finetune": self.finetune,
+            "prune.finetune": self.prune.finetune if self.prune else None,
+            "distill": self.distill,
+        }
         return {name: section for name, section in sections.items() if section is not None}

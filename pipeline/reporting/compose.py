@@ -41,7 +41,7 @@ TITLES: Final = {
 }
 LISTED_TENSORS: Final = 24
 RUNTIMES: Final = ("openvino", "tensorrt", "tensorrt-rtx")
-_LEARNING: Final = ("train", "prune", "distill")
+_LEARNING: Final = ("train", "finetune", "prune", "distill")
 _METRICS: Final = ("accuracy", "parameters", "macs", "size_bytes", "latency_ms", "peak_memory_bytes")
 _VERSIONS: Final = ("edgepress", "torch", "lightning-fabric", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
