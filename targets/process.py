@@ -124,6 +124,7 @@ def call_limited(function: str, request: Mapping[str, object], *, limits: Limits
 
     Raises:
         EdgepressError: As raised by the function, or EnvironmentFailure as by `run_limited`.
+        EnvironmentFailure: A signal ended it: a native library crashed.
         RuntimeError: The function failed in any other way, which is our own bug; holds the child's traceback.
     """
     with _private_folder() as folder:
@@ -134,9 +135,20 @@ def call_limited(function: str, request: Mapping[str, object], *, limits: Limits
         result = _run(argv, limits, what, None, _NO_ENVIRONMENT, _STDOUT_LIMIT_BYTES, folder)
         stderr = result.stderr.decode(errors="replace")
         _log.debug("%s: exit %d, stderr: %s", what, result.returncode, stderr)
+        if result.returncode < 0 and not stderr.startswith("Traceback"):
+            raise _crashed(what, signal.Signals(-result.returncode).name)
         if result.returncode != 0 or not answer.is_file():
             raise RuntimeError(f"{what} ended with exit status {result.returncode} in {function}\n{stderr}")
         return _read_answer(answer, function)
+
+
+def _crashed(what: str, name: str) -> EnvironmentFailure:
+    """A signal ended the child: code of a native library failed, which Python cannot catch."""
+    return EnvironmentFailure(
+        f"{what} crashed ({name})",
+        "the code that failed is a native library's, most likely that of the engine's runtime",
+        "leave that engine out of [build] candidates, or install another version of its runtime",
+    )
 
 
 def _read_answer(path: Path, function: str) -> dict[str, object]:

@@ -40,6 +40,7 @@ class TextTransformer(nn.Module):
     def __init__(self, tokens: int, length: int, width: int, layers: int) -> None:
         super().__init__()
         self.words = nn.Embedding(tokens, width, padding_idx=0)
+        nn.init.normal_(self.words.weight, std=0.1)  # rare words must be able to learn from few steps
         self.places = nn.Parameter(0.02 * torch.randn(length, width))
         self.dropout = nn.Dropout(0.3)
         self.layers = nn.ModuleList(Layer(width, 4, 2 * width, 0.2) for _ in range(layers))

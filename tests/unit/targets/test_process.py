@@ -285,3 +285,9 @@ def test_killed_supervisor_is_told_as_such() -> None:
     code = "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)"
     with pytest.raises(EnvironmentFailure, match="was killed"):
         run_limited([sys.executable, "-c", code], limits=Limits(timeout_s=30), what="the work")
+
+
+def test_a_crash_of_native_code_is_no_bug_of_ours() -> None:
+    """A child that a signal ends is told with the signal's name, as a failure of the environment: a run can go on."""
+    with pytest.raises(EnvironmentFailure, match=r"a test crashed \(SIGSEGV\)"):
+        call_limited("faulthandler:_sigsegv", {}, limits=_LIMITS, what="a test")
