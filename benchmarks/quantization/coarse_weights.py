@@ -1,6 +1,6 @@
 """What coarse weights (one scale a tensor, or 4 bits) lose, and how much of it learning gives back.
 
-    coarse_weights.py NET... [--samples 512] [--test-samples 2000] [--steps 600]
+    coarse_weights.py NET... [--samples 512] [--test-samples 2000] [--steps 600] [--rate 0.005]
 
 NET is a folder as for `compare.py`. Each row: output SNR, agreement with the float model and top-1 on the test samples;
 the share given back is of the loss against 8 bits with a scale a channel, in agreement and in noise amplitude.
@@ -17,14 +17,18 @@ from pathlib import Path
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
+import torch
 from compare import first, read
 
 from calibration.collect import collect
 from calibration.fidelity import Fidelity, Judge
-from calibration.qat import QatSettings, train_quantized
+from calibration.qat import DistillationSettings, QuantizedStudent
 from calibration.qdq import quantize_model
 from calibration.rounding import learn_rounding
 from calibration.samples import CalibrationSet
+from pipeline.data import Split
+from pipeline.training import TrainConfig, predict
+from pipeline.training.quantized import train_quantized
 from targets.scheme import scheme
 
 FINE = scheme("ort-x86")
@@ -45,6 +49,7 @@ class Bench:
     judge: Judge
     folder: Path
     steps: int
+    rate: float
 
     def rows(self) -> None:
         """Prints all rows."""
@@ -66,12 +71,25 @@ class Bench:
         begin = time.monotonic()
         learn_rounding(model, plain, self.seen, rounded, threads=1, learn_biases=True, learn_scales=True)
         middle = time.monotonic()
-        settings = QatSettings(steps=self.steps, threads=1, check_every=100)
-        train_quantized(model, rounded, [*self.seen], trained, settings, held=[*self.held])
+        config = TrainConfig(
+            epochs=max(1, round(self.steps * 32 / len(self.seen))), batch_size=32, optimizer="adam",
+            learning_rate=self.rate, weight_decay=0.0, seed=0, threads=1, keep="best",
+        )  # fmt: skip
+        seen = Split(inputs=self.seen.rows(0, len(self.seen)), labels=None)
+        settings = DistillationSettings()
+        train_quantized(model, rounded, seen, trained, config, settings, scale_ratio=0.2, score=self.score)
         return {
             "learned rounding": (rounded, middle - begin),
             "learned rounding and training": (trained, time.monotonic() - begin),
         }
+
+    def score(self, student: QuantizedStudent) -> float:
+        """Output SNR on the held-back samples, in amplitude; chooses the epoch."""
+        held = Split(inputs=self.held.rows(0, len(self.held)), labels=None).bound(student.inputs)
+        tensors = {name: torch.from_numpy(array) for name, array in held.inputs.items()}
+        exact = student.exact(tensors)[0].numpy()
+        noise = predict(student, held, threads=1)[0] - exact
+        return float(np.sqrt(np.square(exact).sum() / np.square(noise).sum()))
 
     def say(self, name: str, path: Path, seconds: float) -> Fidelity:
         """One row."""
@@ -102,6 +120,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--test-samples", type=int, default=2_000)
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--rate", type=float, default=0.005)
     asked = parser.parse_args()
     for net in asked.nets:
         samples = CalibrationSet(first(read(net / "calibration.npz"), asked.samples, spread=True), batch_size=32)
@@ -110,7 +129,9 @@ def main() -> None:
         seen, held = samples.split(5)
         judge = Judge(net / "model.onnx", CalibrationSet(test, batch_size=100), labels=labels, threads=1)
         with tempfile.TemporaryDirectory() as folder:
-            Bench(net=net, seen=seen, held=held, judge=judge, folder=Path(folder), steps=asked.steps).rows()
+            Bench(
+                net=net, seen=seen, held=held, judge=judge, folder=Path(folder), steps=asked.steps, rate=asked.rate
+            ).rows()
 
 
 if __name__ == "__main__":

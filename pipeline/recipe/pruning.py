@@ -80,6 +80,10 @@ class PruneSection(Section):
         Literal["one_shot", "linear", "cubic"], Field(description="all at once, or in steps with fine-tuning between")
     ] = "one_shot"
     steps: Annotated[int, Field(ge=1, le=100, description="steps of a linear or cubic schedule")] = 1
+    batch_norm_batches: Annotated[
+        int,
+        Field(ge=0, description="batches (of 64) to gather batch-norm statistics from again; 0: none"),
+    ] = 0
     finetune: FineTuneSection | None = None
     latency: LatencySection = LatencySection()
 
@@ -91,4 +95,4 @@ class PruneSection(Section):
     @property
     def learns(self) -> bool:
         """Whether training samples are needed."""
-        return self.finetune is not None or self.criterion in SAMPLED
+        return self.finetune is not None or self.criterion in SAMPLED or self.batch_norm_batches > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from pipeline.artifacts import DatasetInfo, TorchModel, WidthPlan
 from pipeline.data import DataSource
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pipeline.pruning.widths import Widths
     from pipeline.tasks.base import Arrays
     from pipeline.torchmodel import InputSpec
+
+
+_STATISTICS_BATCH: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,8 @@ class PruneStage(Stage[PruneInputs]):
             small, edit = self._step(small, widths, scored if number == 1 else None, data, specs, context)
             edits = (*edits, edit)
             told.append({"step": number, "kept_ratio": round(sum(widths.values()) / sum(before.values()), 4)})
+            if self.prune.batch_norm_batches:
+                self._reestimate(small, data, specs, number)
             told[-1] |= {"before_training": self._accuracy(small, split, reference)}
             if self.prune.finetune is not None:
                 curve += self._finetune(small, data, specs, context, number, len(curve))
@@ -196,8 +201,22 @@ class PruneStage(Stage[PruneInputs]):
             seed=self.seed + step,
             threads=self.threads,
             context=context,
+            part=f"step-{step}",
         )
         return [{**row, "epoch": row["epoch"] + seen} for row in learned["curve"]]
+
+    def _reestimate(self, gm: GraphModule, data: Dataset, specs: tuple[InputSpec, ...], step: int) -> None:
+        """Gathers the statistics of batch normalisation again, of what the smaller layers give."""
+        from pipeline.training import reestimate_batch_norm
+
+        reestimate_batch_norm(
+            gm,
+            data["train"].bound(tuple(spec.name for spec in specs)),
+            batches=self.prune.batch_norm_batches,
+            batch_size=_STATISTICS_BATCH,
+            seed=self.seed + step,
+            threads=self.threads,
+        )
 
     def _accuracy(self, gm: GraphModule, split: Split, reference: Arrays) -> float:
         """The main metric on the validation split."""
