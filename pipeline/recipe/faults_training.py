@@ -151,7 +151,7 @@ def qat_faults(section: QuantizeSection) -> list[Fault]:
     faults += [
         Fault(where=f"quantize.training.{key}", what="cannot be had when the int8 file is trained", fix="remove it")
         for key, plain in {
-            "l1": 0.0, "train_only": [], "rates": {}, "batch_norm": "train", "device": "cpu", "processes": 1,
+            "l1": 0.0, "train_only": [], "rates": {}, "batch_norm": "train", "device": "cpu",
         }.items()
         if getattr(training, key) != plain
     ]  # fmt: skip

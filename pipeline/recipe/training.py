@@ -40,7 +40,7 @@ class LearningSection(Section):
     """How to train: the keys of every section that does (`pipeline.training.train_config` makes a configuration)."""
 
     epochs: PositiveInt
-    batch_size: Annotated[PositiveInt, Field(description="samples a batch, over all processes")] = 64
+    batch_size: Annotated[PositiveInt, Field(description="samples a batch")] = 64
     accumulate: Annotated[PositiveInt, Field(description="batches whose gradients make one step")] = 1
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: Rate = 0.05
@@ -87,7 +87,6 @@ class LearningSection(Section):
     ] = "train"
     precision: Annotated[Literal["fp32", "bf16", "fp16"], Field(description="mixed, weights stay fp32")] = "fp32"
     device: Literal["cpu", "cuda"] = "cpu"
-    processes: Annotated[PositiveInt, Field(description="that train together, started by torchrun")] = 1
     augment: AugmentSection = AugmentSection()
 
 

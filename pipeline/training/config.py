@@ -110,7 +110,6 @@ def train_config(section: LearningSection, *, seed: int, threads: int) -> TrainC
         augment=Augmentation(**augment),
         precision=section.precision,
         device=section.device,
-        processes=section.processes,
         seed=seed,
         threads=threads,
     )
