@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pipeline.recipe.pruning import SAMPLED
 from targets.errors import InputError
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pipeline.pruning.groups import Group
     from pipeline.recipe import PruneSection
     from pipeline.tasks import Task
+
+
+_TOLD: Final = 10  # times that progress is told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +61,24 @@ def score_units(
         return task.loss(outputs, labels, label_smoothing=0.0)
 
     samples = _draw(data["train"].bound(names), prune.samples, seed) if prune.criterion in SAMPLED else None
-    evidence = Evidence(seed=seed, samples=samples, loss=loss if task.needs_labels else None, on_share=on_share)
+    evidence = Evidence(
+        seed=seed, samples=samples, loss=loss if task.needs_labels else None, on_share=_seldom(on_share)
+    )
     scores = criterion.score(gm, groups, evidence)
     how = prune.normalize or ("none" if criterion.comparable else "mean")
     return Scored(scores=scores, compared=normalized(scores, how))
+
+
+def _seldom(on_share: Callable[[float], None]) -> Callable[[float], None]:
+    """Tells of every tenth only, however many samples there are."""
+    told = [0]
+
+    def tell(share: float) -> None:
+        if int(_TOLD * share) > told[0]:
+            told[0] = int(_TOLD * share)
+            on_share(share)
+
+    return tell
 
 
 def _draw(split: Split, count: int, seed: int) -> Split:
