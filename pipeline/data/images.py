@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+FORMATS: Final = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+"""Whatever a file is called: Pillow hands others to programs of their own (EPS to Ghostscript)."""
 MOST_BYTES: Final = 4 << 30
 """Decoded images are held as float32 in memory; more than this needs a factory that thins them out."""
 _SPLITS: Final = ("train", "calibration", "validation", "test")
@@ -116,7 +118,7 @@ class ImageFolder(DataSource):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(raw)) as opened:
+                with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
                     image = ImageOps.exif_transpose(opened)
                     image.load()
         except (

@@ -50,7 +50,7 @@ def onnx_project(tmp_path: Path, result: SimpleNamespace, inline: Run) -> Path:
 
 @pytest.mark.parametrize("task", ["classification", "fidelity"])
 def test_a_bundle_from_an_onnx_file(task: str, onnx_project: Path, inline: Run, tmp_path: Path) -> None:
-    """The float file becomes a verified int8 bundle; without labels it is judged against itself."""
+    """The float file becomes a verified bundle; without labels it is judged against itself."""
     if task == "fidelity":
         with np.load(onnx_project / "data.npz") as arrays:
             np.savez(onnx_project / "data.npz", image=arrays["image"])
@@ -61,7 +61,10 @@ def test_a_bundle_from_an_onnx_file(task: str, onnx_project: Path, inline: Run, 
     assert set(candidates) == {"fp32", "int8"}
     assert candidates["fp32"]["accuracy"] > 0.9
     assert 0.8 < candidates["int8"]["accuracy"] <= 1
-    assert document["run"]["verdict"]["shipped"] == "int8"
+    smaller = min(candidates, key=lambda name: candidates[name]["size_bytes"])  # layers that int8 slows stay float
+    assert document["run"]["verdict"]["shipped"] == smaller, (
+        "unmeasured, the smaller file ships: which, the CPU decides"
+    )
     assert inline("verify", Path(document["folder"]) / "bundle.tar.gz").returncode == 0
 
 
@@ -79,7 +82,11 @@ def test_what_needs_a_torch_graph_refuses_with_the_reason(stage: str, onnx_proje
 
 def test_data_that_does_not_fit_the_file(onnx_project: Path, inline: Run) -> None:
     """Names, dtypes and shapes of both sides are told."""
-    np.savez(onnx_project / "data.npz", picture=np.zeros((40, 1, 8, 8), np.float32), labels=np.arange(40) % 3)
+    np.savez(
+        onnx_project / "data.npz",
+        picture=np.arange(40 * 64, dtype=np.float32).reshape(40, 1, 8, 8),
+        labels=np.arange(40) % 3,
+    )
     done = inline("run", onnx_project)
     assert done.returncode == 3
     assert "picture" in done.stderr

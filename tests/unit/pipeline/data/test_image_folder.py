@@ -164,3 +164,23 @@ def test_masks_in_colour_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "images/validation/images/a.png", 1)
     save(tmp_path / "images/validation/masks/a.png", 1)
     assert "has colours" in refused(recipe(tmp_path, "segmentation"))
+
+
+@pytest.mark.parametrize("kind", ["a bomb", "PostScript", "cut short", "a flipped byte"])
+def test_hostile_images_are_told_by_name(kind: str, tmp_path: Path) -> None:
+    """Promise D10: bombs, other formats under an image's name (EPS would start a program), cuts and damage."""
+    for split in ("a", "b"):
+        for number in range(4):
+            save(tmp_path / "images" / split / f"{number}.png", 40 * number)
+    bad = tmp_path / "images" / "a" / "bad.png"
+    if kind == "a bomb":
+        Image.new("1", (20_000, 20_000)).save(bad)
+        assert bad.stat().st_size < 100_000
+    elif kind == "PostScript":
+        bad.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(ls) pop\n%%EOF\n")
+    else:
+        save(bad, np.arange(72, dtype=np.uint8).reshape(4, 6, 3))
+        data = bytearray(bad.read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        bad.write_bytes(data[: len(data) // 2] if kind == "cut short" else data)
+    assert "bad.png" in refused(recipe(tmp_path))
