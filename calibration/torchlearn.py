@@ -46,6 +46,8 @@ class Trainable(nn.Module):
         self.weights = nn.ParameterList(
             torch.from_numpy(master_weight(graph, stored, weights)) for stored in self._stored
         )
+        for steps, stored in zip(self.weights, self._stored, strict=True):
+            hold_zeros(steps, stored, weights)
         self.biases = nn.ParameterList(torch.zeros_like(bias) for bias in self._bias_start.values())
         self.weight_scales = nn.ParameterList(torch.zeros_like(self._start[stored.scale]) for stored in self._stored)
         self.activation_scales = nn.ParameterList(torch.zeros_like(self._start[name]) for name in graph.groups)
@@ -112,6 +114,14 @@ def master_weight(graph: QuantizedGraph, stored: StoredQ, weights: Mapping[str, 
     shape = broadcast_shape(integers.ndim, stored.axis)
     exact = source.astype(np.float32) / graph.array(stored.scale).astype(np.float32).reshape(shape)
     return np.asarray(np.clip(exact, integers - np.float32(0.499), integers + np.float32(0.499)), np.float32)
+
+
+def hold_zeros(learned: Tensor, stored: StoredQ, weights: Mapping[str, Array]) -> None:
+    """Weights that are exactly zero in the float model have no gradient, so they stay zero: sparse stays sparse."""
+    source = weights.get(stored.source)
+    if source is not None and source.shape == learned.shape and not source.all():
+        kept = torch.from_numpy(source != 0)
+        learned.register_hook(lambda gradient: gradient * kept)  # type: ignore[no-untyped-call]
 
 
 def shared_tensors(graph: QuantizedGraph, parent: onnx.ModelProto) -> dict[str, str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calibration.quantized import QuantizedGraph, StoredQ, broadcast_shape
-from calibration.torchlearn import bias_unit, master_weight
+from calibration.torchlearn import bias_unit, hold_zeros, master_weight
 
 if TYPE_CHECKING:
     from calibration.torchexec import TorchGraph
@@ -58,6 +58,8 @@ class RoundingVariables:
         self._rounding = [
             _logit(steps - floor).requires_grad_() for steps, floor in zip(exact, self._floor, strict=True)
         ]
+        for rounding, weight in zip(self._rounding, self._stored, strict=True):
+            hold_zeros(rounding, weight, weights)
         self._bias_start = {node: torch.from_numpy(graph.bias_values(node)).float() for node in biases}
         self._bias_unit = {node: bias_unit(graph, node) for node in biases}
         self._biases = {node: torch.zeros_like(value, requires_grad=True) for node, value in self._bias_start.items()}

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pipeline.artifacts import Artifact, CandidateBuild, QuantizedModel
 from pipeline.events import CandidateDropped
 from pipeline.reporting.cautions import run_warnings
+from pipeline.reporting.changes import change_lines
 from pipeline.reporting.measured import campaign_conditions, measured_part, not_included, timeline
 from pipeline.reporting.rivals import rival_sentence
 from pipeline.reporting.verdicts import verdict_sentence
@@ -106,6 +107,7 @@ def compose_run(facts: RunFacts) -> dict[str, Any]:
         "widths": results["prune"]["widths"] if "prune" in results else [],
         "whole": results["prune"]["frozen"] if "prune" in results else [],
         "allocation": _allocation(results),
+        "changes": change_lines(results),
         "inspect": _inspection(shipped_build.read_json("inspect.json")),
         "layers": [_layer(layer) for layer in quantized.read_json("layers.json")] if quantized else [],
         "calibration": _calibration(quantized) if quantized else [],

@@ -308,6 +308,7 @@ class RunReport(_Data):
         widths: Channels before and after pruning.
         whole: What pruning had to leave whole.
         allocation: How they were found, where a latency was asked for.
+        changes: What was changed by hand, in depth and in single weights, one line each.
         inspect: What the shipped engine really is.
         layers: Layers of the quantised model.
         calibration: Ranges of its tensors.
@@ -335,6 +336,7 @@ class RunReport(_Data):
     widths: tuple[Width, ...] = ()
     whole: tuple[Whole, ...] = ()
     allocation: Allocation | None = None
+    changes: tuple[str, ...] = ()
     inspect: Inspection = Inspection()
     layers: tuple[Layer, ...] = ()
     calibration: tuple[Calibrated, ...] = ()

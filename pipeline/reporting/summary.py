@@ -43,6 +43,7 @@ def terminal_summary(run: Mapping[str, object]) -> RenderableType:
     lines.extend(Text(line) for line in _allocation_lines(report))
     lines.append(Text(report.verdict.sentence, style="bold green" if good else "bold red"))
     lines.extend(Text(f"  {reason}", style="dim") for reason in report.verdict.reasons)
+    lines.extend(Text(f"  {line}", style="dim") for line in report.changes)
     lines.extend(_whole_lines(report))
     lines.extend(_dropped_lines(report))
     lines.extend(_warning_lines(report))

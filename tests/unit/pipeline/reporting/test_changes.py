@@ -1,0 +1,51 @@
+"""What surgery, depth and sparsity did reaches people as lines."""
+
+from __future__ import annotations
+
+from pipeline.reporting.changes import change_lines
+
+
+def test_every_kind_of_change_has_its_line() -> None:
+    """Promise: what was removed, cut, replaced, dropped at which cost, and set to zero, in the order it was done."""
+
+    def block(name: str, cost: float | None, order: int | None) -> dict[str, object]:
+        after = cost if order else None
+        return {
+            "block": name, "loss_change": cost, "output_change": cost, "dropped": order,
+            "after_loss_change": after, "after_output_change": after,
+        }  # fmt: skip
+
+    lines = change_lines(
+        {
+            "surgery": {
+                "removed": ["layer3.1"],
+                "widths": [{"module": "stem", "before": 8, "after": 5}],
+                "replaced": [{"operator": "silu", "by": "relu", "count": 3}],
+            },
+            "depth": {
+                "blocks": [block("a", 0.5, 2), block("b", 0.1, 1), block("c", 0.7, None), block("d", None, None)]
+            },
+            "sparsify": {
+                "zeros": [
+                    {"weight": "fc.weight", "elements": 10, "zeros": 5, "dense": False},
+                    {"weight": "stem.weight", "elements": 10, "zeros": 0, "dense": True},
+                ]
+            },
+        }
+    )
+    assert lines == [
+        "surgery removed layer3.1",
+        "surgery cut stem from 8 to 5 channels",
+        "surgery replaced 3 silu by relu",
+        (
+            "depth dropped 2 of 4 residual blocks, the model without each: "
+            "b (outputs move by 10.0%, loss +0.1), a (outputs move by 50.0%, loss +0.5)"
+        ),
+        "depth kept 1; without c alone: outputs move by 70.0%, loss +0.7",
+        "sparsify set 5 of 20 weights to zero (25.0%); dense stay stem.weight",
+    ]
+
+
+def test_a_run_without_changes_says_nothing() -> None:
+    """Promise: no section, no line."""
+    assert change_lines({"train": {"accuracy": 1.0}}) == []
