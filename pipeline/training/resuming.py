@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +45,8 @@ class Progress:
         if self.best_epoch is not None and (score, -loss) <= self.best:
             return
         self.best_epoch, self.best = epoch, (score, -loss)
-        own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        self.best_weights = own | ({} if ema is None else {n: t.detach().clone() for n, t in ema.state().items()})
+        with nullcontext() if ema is None else ema.averaged():
+            self.best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     def restore_best(self, model: nn.Module) -> None:
         """Puts the remembered weights back."""

@@ -252,3 +252,29 @@ def test_a_graph_of_two_inputs_trains() -> None:
         inputs={"x": np.ones((4, 2), np.float32), "y": np.ones((4, 3), np.float32)}, labels=np.zeros(4, np.int64)
     )
     assert predict(graph, split, threads=1)[0].shape == (4, 2)
+
+
+def test_the_average_of_a_tied_weight_is_kept(world: Any) -> None:  # noqa: ANN401
+    """Promise: a weight of two names has one average, and the best epoch gives it back under both."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(72, 72), nn.Linear(72, 72)
+            self.two.weight = self.one.weight
+            self.head = nn.Linear(72, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.two(self.one(x.flatten(1)).relu()))
+            return logits
+
+    torch.manual_seed(0)
+    model, validated = Tied(), []
+
+    def validate(seen: nn.Module) -> float:
+        validated.append(seen.get_parameter("one.weight").detach().clone())
+        return float(len(validated))
+
+    world.fit(model, ema_decay=0.9, keep="best", validate=validate)
+    assert model.one.weight is model.two.weight
+    assert torch.equal(model.one.weight.detach(), validated[-1])
