@@ -71,6 +71,7 @@ class Lesson(nn.Module):
         self._task_loss: Final = task_loss
         self._taps: Final = taps
         self._labels: Final = labels
+        self._heard: tuple[Mapping[str, Tensor], Mapping[int, Sequence[Tensor]]] | None = None
         self._told: Final = sorted({number for term in terms for number in term.teachers})
 
     def forward(self, inputs: Mapping[str, Tensor], labels: Tensor, outputs: Sequence[Tensor]) -> Tensor:
@@ -83,7 +84,7 @@ class Lesson(nn.Module):
         """
         rows = None if self._labels is None else labels
         known = labels if self._labels is None else self._labels[labels.cpu()].to(labels.device)
-        told = {number: self._teachers[number].tell(inputs, rows) for number in self._told}
+        told = self._hear(inputs, rows)
         return _sum(term.weight * self._value(term, outputs, told, known) for term in self._terms)
 
     def check(self, inputs: Mapping[str, Tensor], rows: Tensor | None, outputs: Sequence[Tensor]) -> None:
@@ -92,11 +93,18 @@ class Lesson(nn.Module):
         Raises:
             InputError: A loss cannot compare what student and teacher give; both are named.
         """
-        told = {number: self._teachers[number].tell(inputs, rows) for number in self._told}
+        told = self._hear(inputs, rows)
         for term in self._terms:
             if term.loss is not None:
                 for student, teacher in self._pairs(term, outputs, told):
                     term.loss.check(student, teacher)
+
+    def _hear(self, inputs: Mapping[str, Tensor], rows: Tensor | None) -> Mapping[int, Sequence[Tensor]]:
+        """What the teachers say to a batch; asked once where the loop takes its loss twice (mixup)."""
+        if self._heard is None or self._heard[0] is not inputs:
+            told = {number: self._teachers[number].tell(inputs, rows) for number in self._told}
+            self._heard = (inputs, told)
+        return self._heard[1]
 
     def _value(
         self, term: Term, outputs: Sequence[Tensor], told: Mapping[int, Sequence[Tensor]], labels: Tensor

@@ -103,7 +103,7 @@ class Decoupled(DistillLoss):
             raise InputError(
                 f"loss {self.kind!r} needs one class number for each answer",
                 f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}",
-                "turn off what mixes labels (mixup), or use soft-targets",
+                "give whole numbers from 0, one a sample or a position, or use soft-targets",
             )
         rows, classes = student.movedim(1, -1).flatten(0, -2), student.shape[1]
         right = labels.long().flatten()[:, None]

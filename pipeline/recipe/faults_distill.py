@@ -112,12 +112,6 @@ def _loss_faults(recipe: Recipe, distill: DistillSection, loss: LossSection, ind
         yield Fault(where=where, what=_no_labels(recipe), fix="remove this loss, or use a task with labels")
     if isinstance(loss, LabelsLoss):
         return
-    if isinstance(loss, DecoupledLoss) and distill.model_dump().get("augment", {}).get("mixup"):
-        yield Fault(
-            where=where,
-            what="needs one class number a sample, and distill.augment.mixup mixes them",
-            fix='remove mixup, or use kind = "soft-targets"',
-        )
     tapped = bool(loss.student or loss.teacher)
     if isinstance(loss, SoftTargetsLoss | DecoupledLoss) and not tapped and recipe.task not in CLASS_SCORES:
         yield Fault(

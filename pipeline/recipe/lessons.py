@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pipeline.recipe.distillation import LabelsLoss, SoftTargetsLoss, SquaredErrorLoss, TaughtLoss, TeacherSection
+from pipeline.recipe.training import AugmentSection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,5 +68,4 @@ def answers_alone(name: str, distill: DistillSection, task: str) -> bool:
 
 def repeats(distill: DistillSection) -> bool:
     """Whether every epoch sees the same samples, unchanged: then a teacher's answers stay the same."""
-    augment = getattr(distill, "augment", None)
-    return augment is None or augment == type(augment)()
+    return distill.augment == AugmentSection()

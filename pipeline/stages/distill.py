@@ -157,11 +157,12 @@ class DistillStage(Stage[DistillInputs]):
         import torch
 
         from pipeline.graph import flat_outputs, set_training
+        from pipeline.training.predicting import torch_threads
 
         few = train.take(slice(0, _FEW))
         inputs = {name: torch.from_numpy(array.copy()) for name, array in few.inputs.items()}
         set_training(tapped, training=False)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), torch_threads(self.threads):
             outputs = flat_outputs(tapped(*inputs.values()))
             torch.manual_seed(self.seed)
             lesson.check(inputs, torch.arange(len(few)) if numbered else None, outputs)
@@ -190,7 +191,9 @@ class _Weak:
         if not self._task.needs_labels:
             return  # without labels nobody is better than anybody
         context.progress(0.0, f"asking teachers and student about {len(self._rows)} training samples")
-        self.scores = {name: teacher_score(item, train, self._rows, self._task) for name, item in teachers.items()}
+        self.scores = {
+            name: teacher_score(item, train, self._rows, self._task, stage.threads) for name, item in teachers.items()
+        }
         if all(teacher.digest != src.dense.digest for teacher in src.teachers):
             outputs = opener(src.dense, stage.dense, stage.seed, stage.threads)(self._some)
             self._warn({"the dense model": self._task.score(outputs, self._some.labels, outputs)})

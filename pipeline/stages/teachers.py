@@ -83,7 +83,7 @@ def compared_rows(samples: int) -> Array:
     return np.unique(np.linspace(0, samples - 1, min(samples, COMPARED)).astype(np.int64))
 
 
-def teacher_score(teacher: Teacher, train: Split, rows: Array, task: Task) -> float:
+def teacher_score(teacher: Teacher, train: Split, rows: Array, task: Task, threads: int) -> float:
     """The task's metric of a teacher on some of the training samples.
 
     Args:
@@ -91,15 +91,19 @@ def teacher_score(teacher: Teacher, train: Split, rows: Array, task: Task) -> fl
         train: The split, its inputs named as the student's.
         rows: Numbers of the samples.
         task: The task.
+        threads: torch threads.
     """
     import numpy as np
     import torch
+
+    from pipeline.training.predicting import torch_threads
 
     parts = []
     for start in range(0, len(rows), _BATCH):
         some = rows[start : start + _BATCH]
         inputs = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in train.take(some).inputs.items()}
-        told = teacher.tell(inputs, torch.from_numpy(some))
+        with torch_threads(threads):
+            told = teacher.tell(inputs, torch.from_numpy(some))
         parts.append([answer.numpy() for answer in told[: len(told) - teacher.taps]])
     outputs = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return task.score(outputs, train.take(rows).labels, outputs)

@@ -164,6 +164,6 @@ def test_answers_that_cannot_be_compared_are_refused(
 
 
 def test_decoupled_needs_class_numbers() -> None:
-    """Promise: mixed labels are refused with the reason, not read as numbers."""
-    with pytest.raises(InputError, match="mixup"):
+    """Promise: shares of classes are refused with the reason, not read as numbers."""
+    with pytest.raises(InputError, match="one class number"):
         Decoupled()(torch.zeros(2, 3), torch.zeros(2, 3), torch.full((2, 3), 1 / 3))

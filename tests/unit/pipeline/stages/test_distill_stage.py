@@ -233,3 +233,15 @@ def test_bad_taps_stop_before_training(trained: Path, text: str, words: tuple[st
     with pytest.raises(InputError) as error:
         distilled(trained, f"{PRUNE}[distill]\nepochs = 9999\n{text}", trained / "store")
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("extra", ["augment.mixup = 0.3\n", "augment.shift = 1\nema_decay = 0.9\n", "accumulate = 2\n"])
+def test_it_goes_with_what_the_loop_can(trained: Path, extra: str) -> None:
+    """Promise: where samples change at random no answers are kept, the teacher is asked, and taps are trained too."""
+    losses = '[[distill.losses]]\nkind = "decoupled"\n[[distill.losses]]\nkind = "hint"\nstudent = "stage2"\n'
+    text = f"{PRUNE}[distill]\nepochs = 1\nbatch_size = 24\n{extra}"
+    found, events = distilled(trained, text + losses, trained / "store")
+    assert found["curve"][0]["loss"] > 0
+    assert "teach:dense" not in _finished(events)
+    _, events = distilled(trained, text, trained / "store")
+    assert ("teach:dense" in _finished(events)) is extra.startswith("accumulate")
