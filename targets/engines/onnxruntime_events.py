@@ -89,7 +89,10 @@ def _blocked_types(proto: onnx.ModelProto, known: Mapping[str, _Type]) -> dict[s
         value_info=[v for n, v in values.items() if n in makers],
     )  # fmt: skip
     model = onnx.helper.make_model(graph, opset_imports=[*proto.opset_import], ir_version=proto.ir_version)
-    return _written_types(onnx.shape_inference.infer_shapes(model))
+    try:
+        return _written_types(onnx.shape_inference.infer_shapes(model))
+    except onnx.shape_inference.InferenceError:  # an operator that has no plain form, such as the blocked upsampling
+        return {}
 
 
 def profiled_events(graph: Graph, build: EngineBuild, *, asked: bool) -> list[dict[str, Any]]:
