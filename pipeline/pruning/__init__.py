@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.graph import trace
 from pipeline.pruning.allocate import choose_by_ratio, widths_for_ratio, widths_to_fit
 from pipeline.pruning.criteria import Criterion, Evidence, all_criteria, normalized
 from pipeline.pruning.decisions import Decisions, Kept
@@ -29,6 +30,7 @@ __all__ = [
     "normalized",
     "prunable_groups",
     "remove_lowest",
+    "trace",
     "width_choices",
     "widths_for_ratio",
     "widths_to_fit",

@@ -187,7 +187,7 @@ def _groups(p: Propagation) -> tuple[Group, ...]:
     kinds = _kinds(p)
     groups: list[Group] = []
     names: dict[str, int] = {}
-    order = _first_axes(axes)
+    order, occupied = _first_axes(axes), _axes_of(axes, units)
     for members_units in sorted(by_signature.values(), key=lambda own: (order[own[0]], own[0])):
         if len(members_units) < _FEWEST:
             continue
@@ -199,8 +199,8 @@ def _groups(p: Propagation) -> tuple[Group, ...]:
                 roles=_roles(axis.ids[here], produced, consumed),
                 units=_unit_numbers(own, axis.roots),
             )
-            for axis in axes
-            if (here := np.isin(axis.roots, own)).any()
+            for axis in occupied[own[0]]
+            if (here := _among(own, axis.roots)).any()
         ]
         groups.append(_group(members, own, kinds, names))
     return tuple(groups)
@@ -237,6 +237,22 @@ def _first_axes(axes: list[_Axis]) -> dict[int, int]:
     return first
 
 
+def _axes_of(axes: list[_Axis], units: Ids) -> dict[int, list[_Axis]]:
+    """The axes that each unit occurs in, in order."""
+    found: dict[int, list[_Axis]] = {unit: [] for unit in units.tolist()}
+    for axis in axes:
+        for root in np.unique(axis.roots).tolist():
+            if root in found:
+                found[root].append(axis)
+    return found
+
+
+def _among(units: Ids, roots: Ids) -> Flags:
+    """Whether each root is one of the units, which are sorted."""
+    position = np.minimum(np.searchsorted(units, roots), len(units) - 1)
+    return np.asarray(units[position] == roots)
+
+
 def _signatures(axes: list[_Axis], units: Ids, families: Ids) -> list[bytes]:
     """For each unit: which axes it occurs in and how often, and the side of the grid it is, as bytes to compare."""
     if not len(units):
@@ -244,7 +260,7 @@ def _signatures(axes: list[_Axis], units: Ids, families: Ids) -> list[bytes]:
     rows = [
         np.stack([np.searchsorted(units, own), np.full(len(own), number)])
         for number, axis in enumerate(axes)
-        if len(own := axis.roots[np.isin(axis.roots, units)])
+        if len(own := axis.roots[_among(units, axis.roots)])
     ]
     pairs = np.concatenate([np.zeros((2, 0), np.int64), *rows], axis=1)
     distinct, counts = np.unique(pairs, axis=1, return_counts=True)
@@ -272,8 +288,7 @@ def _roles(ids: Ids, produced: Flags, consumed: Flags) -> frozenset[Role]:
 
 def _unit_numbers(units: Ids, roots: Ids) -> Ids:
     """Position of each root among the units of a group, or -1."""
-    position = np.minimum(np.searchsorted(units, roots), len(units) - 1)
-    return np.where(units[position] == roots, position, _NO_UNIT)
+    return np.where(_among(units, roots), np.searchsorted(units, roots), _NO_UNIT)
 
 
 def _group(members: list[Member], units: Ids, kinds: Mapping[int, Kind], names: dict[str, int]) -> Group:

@@ -313,16 +313,16 @@ def outputs(gm: fx.GraphModule, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_small_equals_blinded_dense(name: str) -> None:
-    """Small and masked dense agree to 1e-9 in double precision at batch 1, 2, 5; small trains; the original stays."""
+    """Small and masked dense agree to 1e-9 in double precision at batch 1 and 3; small trains; the original stays."""
     gm, _ = build(name)
     graph = find_groups(gm)
     assert graph.groups
     before = {k: v.clone() for k, v in gm.state_dict().items()}
-    for share in (0.1, 0.5, 1.0):
+    for share in (0.5, 1.0):
         decisions = remove(graph, share, seed=round(10 * share))
         small, masked = apply_decisions(gm, decisions), mask_decisions(gm, decisions)
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in gm.parameters())
-        for batch in (1, 2, 5):
+        for batch in (1, 3):
             x = torch.randn(batch, 3, 16, 16, dtype=torch.float64)
             for a, b in zip(outputs(small, x), outputs(masked, x), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
