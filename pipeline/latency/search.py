@@ -130,7 +130,7 @@ def find_widths(
         here = Round(
             widths=widths,
             target_ms=target_ms,
-            predicted_ms=correction * model.predict_ms(widths),
+            predicted_ms=correction * model.predict_ms(widths) * seen.dense_ms / dense_ms,  # this campaign's speed
             measured_ms=seen.latency_ms,
             dense_ms=seen.dense_ms,
             importance_ratio=importance_kept(compared, widths),
@@ -138,7 +138,7 @@ def find_widths(
         found.append(here)
         if abs(here.off_ratio) <= goal.tolerance:
             break
-        correction *= here.measured_ms / here.predicted_ms
+        correction, dense_ms = here.measured_ms / model.predict_ms(widths), seen.dense_ms
     found.sort(key=lambda item: abs(item.off_ratio), reverse=True)
     return tuple(found)
 
