@@ -29,7 +29,7 @@ from torch.nn import functional
 from pipeline.data import Split
 from pipeline.distillation import SoftTargets
 from pipeline.graph import copy_graph, count_macs, count_parameters, trace
-from pipeline.pruning import CRITERIA, apply_decisions, choose_by_ratio, find_groups
+from pipeline.pruning import all_criteria, apply_decisions, choose_by_ratio, find_groups
 from pipeline.training import TrainConfig, fit, predict
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ def _parent(weights: Path, splits: Mapping[str, Split]) -> GraphModule:
 def _setting(cache: Path, parent: GraphModule, splits: Mapping[str, Split]) -> tuple[Setting, float]:
     """The pruned net and what the parent says to the training images, with the CPU seconds that this took."""
     groups = find_groups(parent)
-    scores = {group.name: CRITERIA["l2"].score(parent, group) for group in groups.groups}
-    decisions = choose_by_ratio(groups, scores, ratio=0.5, alignment=1, protect=[], scope="local")
+    scores = all_criteria()["l2"].score(parent, groups.groups)
+    decisions = choose_by_ratio(groups, scores, ratio=0.5, scope="local")
     student = apply_decisions(parent, decisions)
     example = {"image": torch.zeros(2, 3, 32, 32)}
     for name, graph in (("parent", parent), ("student", student)):
