@@ -47,7 +47,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
     """
 
     name = "quantize"
-    version = 6
+    version = 7
     consumes = QuantizeInputs
     produces = QuantizedModel
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch")

@@ -74,7 +74,11 @@ class Recovery:
         if asked or (self.section.qat == "auto" and accuracy < floor):
             accuracy, changed = self._train(folder, accuracy, floor, tried)
         if self.section.mixed_precision == "auto" and accuracy < floor:
-            changed |= self._mix(folder, summary, accuracy, floor, tried)
+            if self._own_float_accuracy() < floor:  # layers in float lead to that model and no further
+                why = "the float model itself is below the floor"
+                tried.append({"step": "mixed_precision", "accuracy_before": accuracy, "kept": False, "reason": why})
+            else:
+                changed |= self._mix(folder, summary, accuracy, floor, tried)
         return {**self.task.named(accuracy), "accuracy_floor": round(floor, 6), "recovery": tried} | changed
 
     def _cannot_miss(self, accuracy: float) -> bool:
@@ -237,11 +241,18 @@ class Recovery:
         return path
 
     def _reference_accuracy(self) -> float:
+        return self._float_accuracy(self.reference.model, "reference")
+
+    def _own_float_accuracy(self) -> float:
+        """Of the model that is quantised, which may be a pruned one."""
+        return self._float_accuracy(Path(str(self.request["model"])), "own-float")
+
+    def _float_accuracy(self, model: Path, name: str) -> float:
         from pipeline.stages.inference import build_engine
 
-        engine = self.context.scratch / "reference"
+        engine = self.context.scratch / name
         if not engine.exists():
-            build_engine(self.reference.model, self.profile, "fp32", engine)
+            build_engine(model, self.profile, "fp32", engine)
         return self._evaluate(engine)
 
     def _score(self, model: Path, name: str) -> float:

@@ -75,6 +75,7 @@ def recover(
     monkeypatch.setattr(process, "call_limited", world.call_limited)
     monkeypatch.setattr(Recovery, "_score", lambda _, model, __: world.accuracy[model.read_text(encoding="utf-8")])
     monkeypatch.setattr(Recovery, "_reference_accuracy", lambda _: world.accuracy["float"])
+    monkeypatch.setattr(Recovery, "_own_float_accuracy", lambda _: world.accuracy.get("own", world.accuracy["float"]))
     description: Any = SimpleNamespace(
         read_json=lambda _: {"inputs": [{"name": "x", "dtype": "float32", "shape": ["n", 1]}]}
     )
@@ -169,6 +170,15 @@ def test_a_floor_out_of_reach_keeps_what_is_best(tmp_path: Path, monkeypatch: py
     found, folder = recover(world, tmp_path, monkeypatch, qat="off")
     assert (folder / "model.onnx").read_text(encoding="utf-8") == "int8"
     assert (found["accuracy"], found["recovery"][0]["kept"], found["recovery"][0]["accuracy"]) == (0.7, False, 0.71)
+
+
+def test_a_float_model_below_the_floor_starts_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: layers in float cannot give what the float model does not have; no minutes are spent on it."""
+    world = World({"int8": 0.7, "float": 0.9, "own": 0.8})
+    found, folder = recover(world, tmp_path, monkeypatch, qat="off")
+    assert (folder / "model.onnx").read_text(encoding="utf-8") == "int8"
+    assert "float model itself" in found["recovery"][0]["reason"]
+    assert not world.requests
 
 
 def test_nothing_is_done_where_nothing_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
