@@ -19,13 +19,12 @@ from pipeline.lineage import Ancestor
 from pipeline.plan import Chosen, Drops, Lineage, Node, Plan, Source, source_names
 from pipeline.stages.base import WITHDRAWN, Context, configuration
 from pipeline.store import Entry, Store, make_key
-from pipeline.store.place import measuring_folder, unfinished_folder
+from pipeline.store.place import OTHER_CACHE, measuring_folder, unfinished_folder
 from targets.errors import EdgepressError
 from targets.files import disk_guard, remove_tree
 
 State = Literal["stored", "to run", "optional", "not needed"]
 KEY_SCHEMA: Final = 1
-_OTHER_CACHE: Final = "choose another cache with EDGEPRESS_CACHE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +199,7 @@ class _Run:
             )
             started_s = time.monotonic()
             try:
-                with disk_guard(f"running stage {node.name!r}", path=work, hint=_OTHER_CACHE):
+                with disk_guard(f"running stage {node.name!r}", path=work, hint=OTHER_CACHE):
                     results = dict(node.stage.run(inputs, out, context))
                 node.stage.verify(inputs, out, results)
             except EdgepressError as error:

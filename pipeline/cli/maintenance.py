@@ -123,7 +123,14 @@ def doctor(*, as_json: bool) -> None:
 @click.option("--onnx", help="An ONNX file instead of a factory.")
 @click.option("--data", help="Factory of the data, file.py:function.")
 @click.option("--npz", help="An .npz file with arrays named like the inputs, and `labels`.")
-@click.option("--task", type=click.Choice([*TASKS]), default="classification", show_default=True)
+@click.option(
+    "--task",
+    type=click.Choice([*TASKS]),
+    default="classification",
+    show_default=True,
+    metavar="TASK",
+    help=f"What the model is for: {', '.join(TASKS)}.",
+)
 @click.option("--target", default="host", show_default=True, help="Profile name or file.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("recipe.toml"), show_default=True)
 def init(
@@ -147,7 +154,10 @@ def init(
 @click.argument("kind", type=click.Choice(["recipe", "profile"]))
 @click.option("--format", "form", type=click.Choice(["json", "md"]), default="json", show_default=True)
 def schema(kind: str, form: str) -> None:
-    """Print the JSON Schema of a recipe or of a target profile; of a recipe also as a page to read."""
+    """Print the JSON Schema of a recipe or a target profile.
+
+    With --format md, of a recipe, the page docs/recipe.md.
+    """
     if form == "md":
         from pipeline.assist.reference import recipe_reference
         from targets.errors import UsageError

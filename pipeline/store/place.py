@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from targets.errors import EnvironmentFailure, RefusedError
 from targets.files import disk_guard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+OTHER_CACHE: Final = "choose another cache with EDGEPRESS_CACHE"
+"""What helps where a place of the store is full or cannot be written."""
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -43,7 +46,7 @@ def private_root(root: Path) -> Path:
         RefusedError: It is not ours, others can write to it or replace it, or it is not a folder.
         EnvironmentFailure: It cannot be made.
     """
-    with disk_guard(f"making the cache {root}", hint="choose another cache with EDGEPRESS_CACHE"):
+    with disk_guard(f"making the cache {root}", hint=OTHER_CACHE):
         for link in (root.absolute(), *root.absolute().parents):
             if link.is_symlink() and link.lstat().st_uid not in {0, os.geteuid()}:
                 raise _refused(root, f"{link} is a link that another user made")
@@ -84,7 +87,7 @@ def measuring_folder(root: Path) -> Path:
         EnvironmentFailure: It cannot be made.
     """
     folder = root / "measuring"
-    with disk_guard(f"making {folder}", hint="choose another cache with EDGEPRESS_CACHE"):
+    with disk_guard(f"making {folder}", hint=OTHER_CACHE):
         private_folder(folder)
     return folder
 
@@ -97,7 +100,7 @@ def unfinished_folder(root: Path) -> Path:
         EnvironmentFailure: It cannot be made.
     """
     folder = root / "unfinished"
-    with disk_guard(f"making {folder}", hint="choose another cache with EDGEPRESS_CACHE"):
+    with disk_guard(f"making {folder}", hint=OTHER_CACHE):
         private_folder(folder)
     return folder
 

@@ -33,7 +33,7 @@ from pipeline.store.entries import (
     write_record,
 )
 from pipeline.store.garbage import GcReport, collect
-from pipeline.store.place import private_folder, private_root
+from pipeline.store.place import OTHER_CACHE, private_folder, private_root
 from targets.errors import EnvironmentFailure
 from targets.files import DISK_FAULTS, NEW_FILE, disk_guard, fsync_folder, megabytes, write_new
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _FOLDERS: Final = ("cas", "ac", "tmp", "locks", "quarantine")
-_OTHER_CACHE: Final = "choose another cache with EDGEPRESS_CACHE"
 
 
 @final
@@ -64,7 +63,7 @@ class Store:
         self.root: Final = private_root(root)
         self._on_damage = on_damage
         self._sessions = 0
-        with disk_guard(f"making the cache {root}", path=self.root, hint=_OTHER_CACHE):
+        with disk_guard(f"making the cache {root}", path=self.root, hint=OTHER_CACHE):
             for name in _FOLDERS:
                 private_folder(self.root / name)
             fsync_folder(self.root)
@@ -103,7 +102,7 @@ class Store:
         Raises:
             EnvironmentFailure: It cannot be made, or the disk failed (full, read-only, ...) whoever worked in it.
         """
-        guard = disk_guard(f"working in {self.root / 'tmp'}", path=self.root, hint=_OTHER_CACHE, only=DISK_FAULTS)
+        guard = disk_guard(f"working in {self.root / 'tmp'}", path=self.root, hint=OTHER_CACHE, only=DISK_FAULTS)
         with guard, locks.scratch_folder(self.root / "tmp") as folder:
             yield folder
 
@@ -115,7 +114,7 @@ class Store:
         Raises:
             EnvironmentFailure: The disk refused.
         """
-        with disk_guard(f"reading the cache {self.root}", path=self.root, hint=_OTHER_CACHE):
+        with disk_guard(f"reading the cache {self.root}", path=self.root, hint=OTHER_CACHE):
             entry = self._load(check_sha256(key))
             if entry is None:
                 return None
@@ -249,7 +248,7 @@ class Store:
 
     def _writing(self, what: str, size_bytes: int) -> contextlib.AbstractContextManager[None]:
         return disk_guard(
-            f"writing {what} to the cache {self.root}", path=self.root, size_bytes=size_bytes, hint=_OTHER_CACHE
+            f"writing {what} to the cache {self.root}", path=self.root, size_bytes=size_bytes, hint=OTHER_CACHE
         )
 
     def _record(self, key: str) -> Path:

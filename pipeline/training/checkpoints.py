@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from pipeline.store.place import OTHER_CACHE
 from targets.files import disk_guard, fsync_folder, sha256_bytes, write_new
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ class Checkpoints:
         text = json.dumps(document, allow_nan=False, sort_keys=True) + "\n"
         final_place = self._place(checkpoint.epoch)
         unfinished = final_place.with_suffix(".unfinished")
-        with disk_guard(f"writing the checkpoint {final_place}", path=self._folder.parent, size_bytes=len(data)):
+        with disk_guard(
+            f"writing the checkpoint {final_place}", path=self._folder.parent, size_bytes=len(data), hint=OTHER_CACHE
+        ):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for old in (unfinished, final_place):
                 shutil.rmtree(old, ignore_errors=True)

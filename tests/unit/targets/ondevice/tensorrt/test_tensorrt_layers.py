@@ -55,7 +55,7 @@ def plan(**changes: Any) -> BuildPlan:  # noqa: ANN401
         "model": "model.onnx", "sha256": "", "precision": "int8", "shapes": {}, "engine": "tensorrt",
         "optimization_level": 3, "workspace_mb": 1, "device": "gpu", "dla_core": 0, "gpu_fallback": True,
         "version_compatible": False, "hardware_compatible": False, "cuda_graph": True, "compute_capabilities": [],
-        "inputs": [], "outputs": [], "compute": compute, "float_type": "float16", "weights_bytes": 5,
+        "sparsity": [], "inputs": [], "outputs": [], "compute": compute, "float_type": "float16", "weights_bytes": 5,
     }  # fmt: skip
     return BuildPlan(**{**values, **changes})
 
