@@ -250,7 +250,7 @@ def test_macs_are_those_of_the_model(running: Case, models: dict[str, Path], tmp
 
 
 def test_what_stayed_float_is_said_aloud(case: Case, models: dict[str, Path], tmp_path: Path) -> None:
-    """Less int8 than the model asks for, or nobody who can see it, is a warning; what it has in float itself is none."""
+    """Less int8 than the model asks for, or nobody who can see it, is a warning; its own float layers are none."""
     build = case.build(models, tmp_path / "e", "int8")
     seen = json.loads((build.folder / "inspect.json").read_text())
     assert seen["asked"] >= 1

@@ -37,13 +37,21 @@ def _kill_after(seconds: float, argv: list[str], cache: Path, log: Path) -> int:
         return process.wait()
 
 
+def _span_s(argv: list[str], folder: Path) -> float:
+    """How long the run takes on this machine just now: kills are spread over it."""
+    begin = time.monotonic()
+    subprocess.run([*argv, str(folder / "timed"), str(folder / "timed-log")], check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - begin
+
+
 def _storm(count: int, argv: list[str], folder: Path, publisher: ModuleType, invariants: ModuleType) -> int:
     """How many of the kills came in time."""
     dice, killed = random.Random(0), 0
     expected = publisher.run(folder / "calm", folder / "calm-log")
+    span_s = _span_s(argv, folder)
     for number in range(count):
         cache = folder / f"cache{number % 7}"  # some start afresh, some go on where another died
-        killed += _kill_after(dice.uniform(0.02, 0.25), argv, cache, folder / "log") == -signal.SIGKILL
+        killed += _kill_after(dice.uniform(0.1, 0.9) * span_s, argv, cache, folder / "log") == -signal.SIGKILL
         if cache.exists():
             invariants.check_store(cache, after_next_run=False)
         if dice.random() < 0.2:
