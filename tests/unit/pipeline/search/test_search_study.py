@@ -52,7 +52,7 @@ def points(one: Study) -> list[tuple[Any, ...]]:
     return [tuple(sorted(done.point.items())) for done in one.tried()]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.long), "nsga2", "random"])
 def test_killed_and_resumed_it_draws_the_same(sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: whenever a worker dies, the candidates of the whole search are those of an undisturbed one."""
     whole = study(tmp_path / "whole", sampler=sampler)
