@@ -82,9 +82,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(2)
     image = {"x": torch.randn(2, 3, 224, 224)}
-    small = {
-        "x": torch.randn(2, 3, 56, 56)
-    }  # this MobileNetV2 has one stride only: at 224 its trial run is 16 times the real
+    small = {"x": torch.randn(2, 3, 56, 56)}  # it has one stride only: at 224 a run is 16 times the real one
     once(architectures.build("Vgg"), architectures.inputs("Vgg", 2))  # imports of torch.export are not counted
     for name, make, example in (
         ("resnet50", resnet50, image),
