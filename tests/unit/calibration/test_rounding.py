@@ -22,6 +22,7 @@ from calibration.torchlearn import float_parent, progress_ratio
 from pipeline.data import Split
 from pipeline.training import TrainConfig, predict
 from pipeline.training.quantized import QatResult, train_quantized
+from targets import machine
 from targets.errors import InputError
 from targets.onnxfile import open_onnx
 from targets.scheme import scheme
@@ -128,10 +129,14 @@ def test_learned_rounding_halves_the_noise(
     tmp_path: Path,
     unit: Literal["layer", "block"],
 ) -> None:
-    """Promise: on samples it has not seen, the output's squared error falls by about half; no integer moves by two."""
+    """Promise: on samples it has not seen, the output's squared error falls by half; no integer moves by two.
+
+    A CPU without VNNI rounds the training otherwise, and was seen to leave 0.55.
+    """
     out = tmp_path / "rounded.onnx"
     report = learn_rounding(residual, coarse, samples, out, steps=150, unit=unit, learn_biases=True)
-    assert noise(residual, out, held) <= 0.6 * noise(residual, coarse, held)
+    left = 0.5 if machine.cpu_features() & {"avx512_vnni", "avx_vnni"} else 0.6
+    assert noise(residual, out, held) <= left * noise(residual, coarse, held)
     assert skeleton(out) == skeleton(coarse)
     before, after = read_quantized(open_onnx(coarse)), read_quantized(open_onnx(out))
     for weight in before.weights.values():
