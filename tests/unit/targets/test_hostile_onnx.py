@@ -253,7 +253,7 @@ def test_a_memory_bomb_is_told_as_such(tmp_path: Path) -> None:
     assert caught.value.fix
 
 
-@pytest.mark.parametrize("depth", [50, 2_000, pytest.param(60_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("depth", [50, 2_000, 60_000])
 def test_nesting_is_read_or_refused(depth: int, tmp_path: Path) -> None:
     """Promise D12: sub-graphs in sub-graphs end in an answer or in three lines, never in a crash."""
     attribute = b""
