@@ -130,11 +130,12 @@ class Study:
 
     def _draw(self, done: int) -> Trial:
         """A candidate that was not tried yet, as far as some draws find one: its figures would be the same."""
-        known = [trial.params for trial in self._counted()]
         for attempt in range(_DRAWS):
             with _quiet():
                 self._study.sampler = self._sampler(f"{self._seed} {done} {attempt}", attempt)
                 trial = self._study.ask(self._distributions)
+            # Looked at after the draw: of two workers that draw the same at once the later one gives way.
+            known = [other.params for other in self._counted() if other.number < trial.number]
             if trial.params not in known or attempt == _DRAWS - 1:
                 return trial
             self._discard(trial)
