@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch._dispatch.python import enable_python_dispatcher
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.node import Argument, map_aggregate
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from pipeline.graph.copying import copy_graph
+from pipeline.graph.metadata import renew_metadata
 from pipeline.graph.operators import set_arguments
 from pipeline.pruning.dims import Dim, Layout, Length, ScaledSize, labelled
 from pipeline.pruning.labels import WHOLE, Flags, Ids
@@ -40,7 +38,7 @@ def apply_decisions(gm: fx.GraphModule, decisions: Decisions) -> fx.GraphModule:
         rewrite(edit, gone)
     small.graph.lint()
     small.recompile()
-    _renew_metadata(small)
+    renew_metadata(small)
     _check_shapes(small, p, gone)
     return small
 
@@ -181,20 +179,6 @@ def _scaled(size: ScaledSize, node: fx.Node, gone: Flags) -> fx.Node:
     with node.graph.inserting_before(node):
         batch = node.graph.call_function(operator.floordiv, (size.node, len(size.ids)))
         return node.graph.call_function(operator.mul, (batch, kept))
-
-
-def _renew_metadata(gm: fx.GraphModule) -> None:
-    """Run the graph on shapes, with the batch as symbolic as it was traced.
-
-    The environment of symbolic sizes is shared with the graph this one was copied from: without suppressed guards, a
-    comparison in some operator would fix the batch size of both. The Python dispatcher has forms of the recurrent
-    operators that take symbolic sizes; the compiled ones do not.
-    """
-    inputs = [node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder"]
-    mode = next(value.fake_mode for value in inputs if isinstance(value, FakeTensor))
-    assert mode.shape_env is not None
-    with torch.no_grad(), mode.shape_env.suppress_guards(), enable_python_dispatcher():
-        FakeTensorProp(gm, mode=mode).propagate_dont_convert_inputs(*inputs)
 
 
 def _check_shapes(gm: fx.GraphModule, p: Propagation, gone: Flags) -> None:
