@@ -265,14 +265,19 @@ def test_another_runtime_is_refused(made: dict[str, Any], tmp_path: Path) -> Non
 
 
 def test_the_table_and_its_summary_name_modules(made: dict[str, Any], tmp_path: Path) -> None:
-    """People see their module names, the slowest first with --top, and the largest losses in words."""
+    """People see their module names, the slowest first with --top, and the largest losses in words.
+
+    Whether a real node loses anything is for the machine to say on the day, so that part is given one.
+    """
     found = layers.profile_engine(InProcess(tmp_path, CALIBRATION), made["builds"]["int8"].folder, made["samples"])
     assert layer_table(found, None).row_count == len(found["layers"])
     assert layer_table(found, 3).row_count == 3
     text = "\n".join(summary_lines(found))
     assert "of attainable" in text
     assert "1 thread)" in text
-    assert found["losses"][0]["op"] in text
+    loss = {"name": "n", "module": "layer1.0.dw", "op": "Conv", "bound": "memory", "loss_ms": 0.25}
+    text = "\n".join(summary_lines({**found, "losses": [loss]}))
+    assert "1. layer1.0.dw, Conv: 0.2500 ms over attainable, memory-bound" in text
 
 
 def test_a_missing_bundle_is_a_usage_error() -> None:
