@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from pipeline.stages.report import ReportStage
 from pipeline.tasks import Task, find_task
 from pipeline.teaching import People, find_people
 from pipeline.usercode import FactoryRef, find_factory
-from targets.errors import Fault, faults_error
+from targets.errors import Fault, UsageError, faults_error
 from targets.profile import LOCAL, DeviceSection, TargetProfile
 
 _ON_DEVICE: Final = (BenchmarkStage, LatencyTableStage, AllocateStage)
@@ -58,7 +59,9 @@ def compose(recipe: Recipe, profile: TargetProfile, *, until: str | None = None,
     Raises:
         InputError: Files, functions or the device that the recipe names are not there (all faults at once).
         DeviceError: The device does not answer, or cannot stand in for the target.
+        UsageError: torchrun started this process.
     """
+    _refuse_torchrun()
     device, anywhere = device_name(recipe.benchmark, profile), _wherever(profile)
     plan = _all_stages(recipe, profile, anywhere)
     plan = plan if until is None else plan.until(until)
@@ -66,6 +69,16 @@ def compose(recipe: Recipe, profile: TargetProfile, *, until: str | None = None,
         return plan
     on = measured_on(device, profile, ask)
     return Plan(nodes=tuple(_bound(node, on.fingerprint) for node in plan.nodes))
+
+
+def _refuse_torchrun() -> None:
+    """Several runs of one recipe at once would wait for each other's stages."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UsageError(
+            "torchrun cannot start edgepress",
+            "it starts whole runs, and only what trains is done in several processes, which edgepress starts itself",
+            f"set processes = {os.environ.get('WORLD_SIZE', '2')} in the section that trains, and run without torchrun",
+        )
 
 
 def _bound(node: Node, fingerprint: str) -> Node:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal, final
+from typing import Any, Final, Literal, final
 
 from pipeline.artifacts import Artifact
 from pipeline.data.loaded import LoadedData
@@ -17,7 +17,7 @@ from pipeline.dropping import dropped_by, is_own_failure, withdrawn_by
 from pipeline.events import CandidateDropped, Notice, Observer, StageFinished, StageProgress, StageStarted, TrainingStep
 from pipeline.lineage import Ancestor
 from pipeline.plan import Chosen, Drops, Lineage, Node, Plan, Source, source_names
-from pipeline.stages.base import WITHDRAWN, Context, configuration
+from pipeline.stages.base import WITHDRAWN, Context, Stage, configuration
 from pipeline.store import Entry, Store, make_key
 from pipeline.store.place import OTHER_CACHE, measuring_folder, unfinished_folder
 from targets.errors import EdgepressError
@@ -200,7 +200,7 @@ class _Run:
             started_s = time.monotonic()
             try:
                 with disk_guard(f"running stage {node.name!r}", path=work, hint=OTHER_CACHE):
-                    results = dict(node.stage.run(inputs, out, context))
+                    results = dict(_run(node.stage, inputs, out, context))
                 node.stage.verify(inputs, out, results)
             except EdgepressError as error:
                 if node.optional and is_own_failure(error):
@@ -255,6 +255,14 @@ class _Run:
             )
         )
         return Outcome(node=node, entry=entry, reused=reused)
+
+
+def _run(stage: Stage[Any], inputs: object, out: Path, context: Context) -> Mapping[str, Any]:
+    if stage.learning is None or stage.learning.processes == 1:
+        return stage.run(inputs, out, context)
+    from pipeline.stages.together import run_together
+
+    return run_together(stage, inputs, out, context)
 
 
 def _ancestor(outcome: Outcome) -> Ancestor:

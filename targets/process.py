@@ -14,15 +14,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from targets.child import LIMIT_FAILED, NOT_STARTED, UNLIMITED
 from targets.errors import EnvironmentFailure, error_from_json
 from targets.files import disk_guard, megabytes, remove_tree
 from targets.orphans import kill_marked
+from targets.telling import Listener
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ _REPORT_WORDS: Final = 2
 _GRACE_S: Final = 1.0
 _LEAST_MEMORY_BYTES: Final = 16 << 30  # libraries reserve more addresses than they use
 _SWEEP_S: Final = 1.8
+_LONGEST_WAIT_S: Final = 3600.0  # what the kernel takes at once ends below a month
 _MARK: Final = "EDGEPRESS_CHILD"
 _CHUNK_BYTES: Final = 1 << 16
 _MAX_RESPONSE_BYTES: Final = 256 << 20
@@ -51,7 +53,7 @@ class Limits:
     """What a child may use.
 
     Attributes:
-        timeout_s: Wall-clock time.
+        timeout_s: Wall-clock time; infinite for no limit.
         memory_bytes: Address space (RLIMIT_AS) of each process in it; None for no limit.
         file_bytes: Size of each file it writes (RLIMIT_FSIZE); None for no limit.
     """
@@ -117,22 +119,42 @@ def run_limited(
         return _run(argv, limits, what, cwd, env, stdout_limit_bytes, folder)
 
 
-def call_limited(function: str, request: Mapping[str, object], *, limits: Limits, what: str) -> dict[str, object]:
+def call_limited(
+    function: str,
+    request: Mapping[str, object],
+    *,
+    limits: Limits,
+    what: str,
+    hear: Callable[[Mapping[str, Any]], None] | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] = _NO_ENVIRONMENT,
+) -> dict[str, object]:
     """Calls ``package.module:function`` (dict in, dict out) in a limited child; JSON files carry both ways.
 
     The child is Python with ``-I``: neither the working folder nor PYTHONPATH is searched for modules.
+
+    Args:
+        function: What to call.
+        request: What it gets; with ``hear`` also ``tell``, the path for a `targets.telling.Teller`.
+        limits: What it may use.
+        what: What it does, as a noun, for messages.
+        hear: Called with what the function tells while it works.
+        cwd: Working folder; an empty one of its own by default.
+        env: Variables it gets on top of the allowed ones.
 
     Raises:
         EdgepressError: As raised by the function, or EnvironmentFailure as by `run_limited`.
         EnvironmentFailure: A signal ended it: a native library crashed.
         RuntimeError: The function failed in any other way, which is our own bug; holds the child's traceback.
     """
-    with _private_folder() as folder:
-        source, answer = folder / "request.json", folder / "response.json"
+    with _private_folder() as folder, contextlib.ExitStack() as stack:
+        source, answer, pipe = folder / "request.json", folder / "response.json", folder / "told"
+        told = None if hear is None else stack.enter_context(Listener(pipe, hear))
+        sent = {**request} if told is None else {**request, "tell": str(pipe)}
         with disk_guard(f"writing the request for {what}", path=folder):
-            source.write_text(json.dumps(dict(request), allow_nan=False), encoding="utf-8")
+            source.write_text(json.dumps(sent, allow_nan=False), encoding="utf-8")
         argv = [sys.executable, "-I", "-m", "targets.child", "call", function, str(source), str(answer)]
-        result = _run(argv, limits, what, None, _NO_ENVIRONMENT, _STDOUT_LIMIT_BYTES, folder)
+        result = _run(argv, limits, what, cwd, env, _STDOUT_LIMIT_BYTES, folder, told)
         stderr = result.stderr.decode(errors="replace")
         _log.debug("%s: exit %d, stderr: %s", what, result.returncode, stderr)
         if result.returncode < 0 and not stderr.startswith("Traceback"):
@@ -140,6 +162,11 @@ def call_limited(function: str, request: Mapping[str, object], *, limits: Limits
         if result.returncode != 0 or not answer.is_file():
             raise RuntimeError(f"{what} ended with exit status {result.returncode} in {function}\n{stderr}")
         return _read_answer(answer, function)
+
+
+def is_out_of_memory(text: bytes) -> bool:
+    """Whether what a program left behind says that it got no memory."""
+    return any(sign in text for sign in _NO_MEMORY)
 
 
 def _crashed(what: str, name: str) -> EnvironmentFailure:
@@ -192,6 +219,7 @@ def _run(
     env: Mapping[str, str],
     stdout_limit_bytes: int,
     folder: Path,
+    told: Listener | None = None,
 ) -> ChildResult:
     report, report_end = os.pipe()
     argv = [
@@ -211,7 +239,7 @@ def _run(
             os.close(report_end)  # ours; else a supervisor that was killed would leave a pipe that never ends
         with process:
             try:
-                stdout, stderr = _collect(process, start_s, limits, what, stdout_limit_bytes)
+                stdout, stderr = _collect(process, start_s, limits, what, stdout_limit_bytes, told)
             finally:
                 _end_group(process)
         os.set_blocking(report, False)
@@ -246,9 +274,14 @@ def _report(descriptor: int) -> list[bytes]:
 
 
 def _collect(
-    process: subprocess.Popen[bytes], start_s: float, limits: Limits, what: str, limit_bytes: int
+    process: subprocess.Popen[bytes],
+    start_s: float,
+    limits: Limits,
+    what: str,
+    limit_bytes: int,
+    told: Listener | None,
 ) -> tuple[bytes, bytes]:
-    """Reads both outputs until the supervisor (and not whoever else holds the outputs) has ended."""
+    """Reads outputs and what is told until the supervisor (and not whoever else holds the outputs) has ended."""
     assert process.stdout is not None
     assert process.stderr is not None
     outputs = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
@@ -258,10 +291,15 @@ def _collect(
             for descriptor in (ended, *outputs):
                 selector.register(descriptor, selectors.EVENT_READ)
                 os.set_blocking(descriptor, descriptor == ended)
+            if told is not None:
+                selector.register(told, selectors.EVENT_READ)
             while True:
-                ready = selector.select(max(start_s + limits.timeout_s - time.monotonic(), 0))
-                if not ready:
+                left_s = start_s + limits.timeout_s - time.monotonic()
+                ready = selector.select(min(max(left_s, 0), _LONGEST_WAIT_S))
+                if not ready and left_s <= _LONGEST_WAIT_S:
                     raise _out_of_time(limits, what)
+                if told is not None:
+                    told.take()
                 for descriptor, output in outputs.items():
                     if _drain(descriptor, output, limit_bytes, what) and descriptor in selector.get_map():
                         selector.unregister(descriptor)
@@ -331,7 +369,7 @@ def _judge(result: ChildResult, limits: Limits, what: str) -> None:
     """Raises for an ending that is the machine's doing and not the program's."""
     if result.returncode == 0:
         return
-    if result.returncode == -signal.SIGKILL or any(text in result.stderr[-_CHUNK_BYTES:] for text in _NO_MEMORY):
+    if result.returncode == -signal.SIGKILL or is_out_of_memory(result.stderr[-_CHUNK_BYTES:]):
         limit = "" if limits.memory_bytes is None else f" of the allowed {megabytes(limits.memory_bytes)}"
         raise EnvironmentFailure(
             f"{what} ran out of memory",

@@ -118,6 +118,14 @@ def _clash_faults(where: str, section: LearningSection) -> list[Fault]:
                 fix='set it to "fp32" or "bf16", or device = "cuda"',
             )
         )
+    if section.processes > 1 and section.batch_size < 2 * section.processes:
+        faults.append(
+            Fault(
+                where=f"{where}.processes",
+                what=f"a batch of {section.batch_size} is fewer than two samples for each of {section.processes}",
+                fix=f"set it to {max(1, section.batch_size // 2)} or below, or batch_size, that of all of them, higher",
+            )
+        )
     if section.nesterov and section.momentum == 0.0 and "nesterov" in section.model_fields_set:
         faults.append(Fault(where=f"{where}.nesterov", what="needs momentum", fix="remove it, or set momentum above 0"))
     return faults
@@ -151,7 +159,7 @@ def qat_faults(section: QuantizeSection) -> list[Fault]:
     faults += [
         Fault(where=f"quantize.training.{key}", what="cannot be had when the int8 file is trained", fix="remove it")
         for key, plain in {
-            "l1": 0.0, "train_only": [], "rates": {}, "batch_norm": "train", "device": "cpu",
+            "l1": 0.0, "train_only": [], "rates": {}, "batch_norm": "train", "device": "cpu", "processes": 1,
         }.items()
         if getattr(training, key) != plain
     ]  # fmt: skip

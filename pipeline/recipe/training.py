@@ -87,6 +87,9 @@ class LearningSection(Section):
     ] = "train"
     precision: Annotated[Literal["fp32", "bf16", "fp16"], Field(description="mixed, weights stay fp32")] = "fp32"
     device: Literal["cpu", "cuda"] = "cpu"
+    processes: Annotated[
+        int, Field(ge=1, le=64, description="that share each batch (DDP); on GPUs each has its own")
+    ] = 1
     augment: AugmentSection = AugmentSection()
 
 

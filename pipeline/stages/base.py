@@ -15,6 +15,7 @@ from pipeline.artifacts import Artifact
 
 if TYPE_CHECKING:
     from pipeline.data.loaded import LoadedData
+    from pipeline.recipe import LearningSection
 
 In = TypeVar("In")
 
@@ -75,6 +76,11 @@ class Stage(ABC, Generic[In]):
     produces: ClassVar[type[Artifact]]
     measured: ClassVar[bool] = False
     tools: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def learning(self) -> LearningSection | None:
+        """How it trains, where it does: in as many processes as that says the whole stage runs."""
+        return None
 
     @abstractmethod
     def run(self, src: In, out: Path, context: Context) -> Mapping[str, Any]:

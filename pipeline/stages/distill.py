@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from pipeline.artifacts import DatasetInfo, OnnxModel, TeacherAnswers, TorchModel
 from pipeline.data import DataSource
-from pipeline.recipe import DistillSection
+from pipeline.recipe import DistillSection, LearningSection
 from pipeline.recipe.lessons import losses_of, repeats, teachers_of
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.learning import learn
@@ -69,6 +69,11 @@ class DistillStage(Stage[DistillInputs]):
     distill: DistillSection
     seed: int
     threads: int
+
+    @property
+    def learning(self) -> LearningSection | None:
+        """How it trains."""
+        return self.distill
 
     def run(self, src: DistillInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the trained student; returns who taught it, by what, and what to know of them."""

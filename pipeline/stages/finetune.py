@@ -9,7 +9,7 @@ from typing import Any, ClassVar, final
 
 from pipeline.artifacts import DatasetInfo, TorchModel
 from pipeline.data import DataSource
-from pipeline.recipe import FinetuneSection
+from pipeline.recipe import FinetuneSection, LearningSection
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.learning import learn
 from pipeline.stages.load import baseline
@@ -51,6 +51,11 @@ class FinetuneStage(Stage[FinetuneInputs]):
     finetune: FinetuneSection
     seed: int
     threads: int
+
+    @property
+    def learning(self) -> LearningSection | None:
+        """How it trains."""
+        return self.finetune
 
     def run(self, src: FinetuneInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the dense `TorchModel` and returns its learning curve too."""

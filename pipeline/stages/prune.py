@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from pipeline.artifacts import DatasetInfo, TorchModel, WidthPlan
 from pipeline.data import DataSource
-from pipeline.recipe import PruneSection
+from pipeline.recipe import LearningSection, PruneSection
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.learning import learn
 from pipeline.stages.load import size_of
@@ -70,6 +70,11 @@ class PruneStage(Stage[PruneInputs]):
     channel_alignment: int
     seed: int
     threads: int
+
+    @property
+    def learning(self) -> LearningSection | None:
+        """How it trains."""
+        return self.prune.finetune
 
     def run(self, src: PruneInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the small `TorchModel`; returns channel widths before and after, and what stayed whole and why."""

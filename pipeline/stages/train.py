@@ -9,7 +9,7 @@ from typing import Any, ClassVar, final
 
 from pipeline.artifacts import TorchModel
 from pipeline.data import DataSource
-from pipeline.recipe import TrainSection
+from pipeline.recipe import LearningSection, TrainSection
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.learning import learn
 from pipeline.stages.load import LoadInputs, baseline, trace_checked
@@ -43,6 +43,11 @@ class TrainStage(Stage[LoadInputs]):
     train: TrainSection
     seed: int
     threads: int
+
+    @property
+    def learning(self) -> LearningSection | None:
+        """How it trains."""
+        return self.train
 
     def run(self, src: LoadInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the dense `TorchModel` and returns its learning curve too."""

@@ -50,7 +50,8 @@ def steps_in(config: TrainConfig, samples: int) -> int:
 def parts_of(step: list[slice], order: Rows, *, rank: int, world: int) -> list[Part]:
     """One process's share of a step.
 
-    A process that gets no sample of a batch runs the batch's first two with weight 0, so that all of them meet.
+    A process that gets no sample of a batch runs the batch's first two with weight 0, so that all of them meet; one
+    that gets a single sample runs it twice, for batch-norm has no statistics of one.
     """
     total = sum(piece.stop - piece.start for piece in step)
     parts = []
@@ -58,6 +59,8 @@ def parts_of(step: list[slice], order: Rows, *, rank: int, world: int) -> list[P
         rows = order[piece]
         mine = np.array_split(rows, world)[rank]
         weight = len(mine) * world / total
+        if len(mine) == 1 and world > 1:
+            mine = mine.repeat(2)
         parts.append(Part(rows=mine if len(mine) else rows[:2], weight=weight))
     return parts
 

@@ -38,7 +38,7 @@ class TrainConfig:
         augment: Of the training samples.
         precision: Arithmetic of the pass forward and back; weights stay float32.
         device: ``cpu`` or ``cuda``.
-        processes: That train together, started by torchrun.
+        processes: That train together, see `pipeline.training.hardware`.
         time_budget_s: The schedule is run down by then, and training ends; None for no limit.
         seed: Seed of the order of samples, of dropout and of augmentation.
         threads: torch threads. 1 and 2 give different weights, so the number is configuration.
@@ -110,6 +110,7 @@ def train_config(section: LearningSection, *, seed: int, threads: int) -> TrainC
         augment=Augmentation(**augment),
         precision=section.precision,
         device=section.device,
+        processes=section.processes,
         seed=seed,
         threads=threads,
     )

@@ -195,11 +195,18 @@ class _Training:
             self._ema.apply()
         if self._after_step is not None and (keeps_best or self._ema is not None):
             self._after_step()
+        if self._fabric.world_size > 1:
+            self._agree()
         self._model.to("cpu")
         if isinstance(self._loss, nn.Module):
             self._loss.to("cpu")
         kept = progress.best_epoch if keeps_best else progress.epoch
         return [replace(result, kept=result.epoch == kept) for result in progress.curve]
+
+    def _agree(self) -> None:
+        """The leading process's model for all: running statistics are each process's own."""
+        for tensor in self._model.state_dict().values():
+            torch.distributed.broadcast(tensor, 0)
 
     def _set_training(self, *, training: bool) -> None:
         """Of an exported graph by its operators, which know nothing of `Module.train`; of others by that."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -79,11 +78,7 @@ class Stepper:
         rate = config.learning_rate * self._course.rate(when.place)
         set_rates(self._optimizer, rate, self._course.momentum(when.place))
         self._stepping.zero_grad()
-        total = 0.0
-        for index, part in enumerate(parts):
-            last = index == len(parts) - 1
-            with nullcontext() if last else self._fabric.no_backward_sync(self._wrapped):
-                total += self._backward(part, when, index)
+        total = math.fsum([self._backward(part, when, index) for index, part in enumerate(parts)])
         norm = self._regularised(parts[-1], when)
         self._stepping.step()
         return StepResult(epoch=when.epoch, step=when.step, loss=total, learning_rate=rate, gradient_norm=norm)

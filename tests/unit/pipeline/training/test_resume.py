@@ -121,6 +121,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path: Path, settings: 
     assert all(torch.equal(resumed[0][name], tensor) for name, tensor in undisturbed[0].items())
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     """Promise: without batch-norm, under torchrun, the same weights for the same global batch; odd rests too.
 
