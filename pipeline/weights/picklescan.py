@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickletools
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, final
 
 from targets.errors import RefusedError
 
@@ -26,6 +26,25 @@ _HARMLESS: Final = re.compile(
 )
 _IMPORTS: Final = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX"})
 _LONGEST_TEXT: Final = 200
+_PIECE_BYTES: Final = 1 << 20
+
+
+@final
+class _InPieces:
+    """A file that is asked for no more than a piece at once: a length that lies then costs no memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.readline = file.readline
+        self.tell = file.tell
+
+    def read(self, count: int) -> bytes:
+        """Up to ``count`` bytes, fewer where the file ends."""
+        pieces: list[bytes] = []
+        while count > 0 and (piece := self._file.read(min(count, _PIECE_BYTES))):
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)
 
 
 def check_pickle(file: IO[bytes], shown: str) -> None:
@@ -40,7 +59,7 @@ def check_pickle(file: IO[bytes], shown: str) -> None:
         ValueError: It is no whole pickle.
     """
     texts: list[str] = []
-    for opcode, argument, position in pickletools.genops(file):
+    for opcode, argument, position in pickletools.genops(_InPieces(file)):  # type: ignore[arg-type]
         if opcode.name == "GLOBAL":
             if not _HARMLESS.fullmatch(str(argument)):
                 raise _refused(shown, str(argument).replace(" ", "."), position)

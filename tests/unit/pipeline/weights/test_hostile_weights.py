@@ -246,6 +246,15 @@ def test_an_old_torch_reads_no_pickles() -> None:
     _check_version("3.0.0", "w.pt")
 
 
+@pytest.mark.parametrize("opcode", [b"\x96", b"\x8e", b"\x8d", b"\x8b", b"T", b"X", b"B"])
+def test_a_length_beyond_the_file_costs_no_memory(tmp_path: Path, opcode: bytes) -> None:
+    """Sixty-four petabytes promised by eleven bytes are an error of ours; nothing is set aside for them."""
+    path = tmp_path / "w.pt"
+    path.write_bytes(opcode + b"\x00\x00\x00\x00\x00\x00\x00\x01"[-8 if opcode[0] >= 0x8D else -4 :])
+    with pytest.raises(EdgepressError):
+        _convert(path)
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.binary(max_size=200), zipped=st.booleans())
 def test_any_bytes_end_in_an_error_of_ours(data: bytes, zipped: bool, tmp_path_factory: pytest.TempPathFactory) -> None:  # noqa: FBT001
