@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from calibration.child import sample_sets, strings, write_json
 from calibration.modelfile import open_float
+from calibration.nodesnr import outputs_by_node
 from calibration.paying import float_cost_us
 from calibration.placement import place
 from calibration.prepare import prepare
@@ -39,21 +40,23 @@ _MOST_LAYERS: Final = 100
 
 
 def examine_in_child(request: Mapping[str, object]) -> dict[str, object]:
-    """Adds sensitivities to ``layers.json`` and forecasts other CPUs; for `targets.process.call_limited`.
+    """Adds what each layer costs to ``layers.json`` and forecasts other CPUs; for `targets.process.call_limited`.
 
     Args:
         request: ``model`` (the float model), ``samples``, ``batch_size``, ``threads``, ``scheme``, ``method``,
             ``table`` and ``out_folder`` as for `calibration.child.quantize_in_child`, which has been there;
             ``sensitivity`` (``off``, ``on``, or ``auto``: when it is little work) and ``forecast`` (true or false); if
-            wished ``float_nodes`` and ``modules`` (node -> module path).
+            wished ``float_nodes``, ``modules`` (node -> module path) and ``float_out`` (the float model behind the
+            Q/DQ file).
 
     Returns:
         ``sensitivity``: ``{unit, costs, snr_db, samples}``, or None where it was not measured; ``costs`` says how they
-        were found: ``predicted`` or ``counted`` (multiply-accumulates). Each row of ``layers.json`` with a quantised
-        weight then holds ``sensitivity_db`` (output SNR with that layer alone in int8), ``spared_db``, ``cost`` and
-        ``macs``; layers that are float on request have none, for they have nothing to give. ``forecast``: ``{snr_db,
-        agreement, safe, saturating, samples}`` of x86 CPUs without VNNI; None where the dialect does not go there, or
-        ``{unknown: reason}``.
+        were found: ``predicted`` or ``counted`` (multiply-accumulates). Each row of ``layers.json`` then holds
+        ``output_snr_db``, how near that node's output is to the float model's, and ``output_shape`` (None where not
+        known); with a quantised weight also ``sensitivity_db`` (output SNR with that layer alone in int8),
+        ``spared_db``, ``cost`` and ``macs``; layers that are float on request have none, for they have nothing to give.
+        ``forecast``: ``{snr_db, agreement, safe, saturating, samples}`` of x86 CPUs without VNNI; None where the
+        dialect does not go there, or ``{unknown: reason}``.
 
     Raises:
         InputError: As `sensitivity`.
@@ -63,10 +66,22 @@ def examine_in_child(request: Mapping[str, object]) -> dict[str, object]:
     _, _, held = sample_sets(request, model)
     wanted = str(request["sensitivity"])
     looked: dict[str, object] | None = None
+    _add_outputs(request, out, held, threads)
     if wanted == "on" or (wanted == "auto" and _is_little(model, dialect, held, threads)):
         looked = _sensitivity(request, model, out, dialect, held, threads)
     goes_there = bool(request["forecast"]) and dialect.name in SATURATING
     return {"sensitivity": looked, "forecast": _forecast(out / "model.onnx", held, threads) if goes_there else None}
+
+
+def _add_outputs(request: Mapping[str, object], out: Path, held: CalibrationSet, threads: int) -> None:
+    given = Path(str(request.get("float_out", "")))
+    parent = given if given.is_file() else Path(str(request["model"]))
+    found = outputs_by_node(parent, out / "model.onnx", held, threads=threads)
+    rows: list[dict[str, Any]] = json.loads((out / "layers.json").read_text("utf-8"))
+    for row in rows:
+        known = found.get(row["node"])
+        row |= {"output_snr_db": known and known.snr_db, "output_shape": known and known.shape}
+    write_json(out / "layers.json", rows)
 
 
 def _is_little(model: Path, dialect: QuantScheme, held: CalibrationSet, threads: int) -> bool:

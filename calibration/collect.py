@@ -14,6 +14,7 @@ from calibration.exposure import Watched, culprit, exposed, fixed_batch, values_
 from calibration.modelfile import model_sha256, open_float, runnable
 from calibration.observers import METHODS, PENDING, Seen, ranges
 from calibration.prepare import prepare
+from calibration.rounding_noise import bars_of, expected_snr_db, worst_tensors
 from calibration.session import Session
 from calibration.table import CalibrationTable, TensorFacts
 from targets.errors import InputError, nearest
@@ -92,6 +93,7 @@ def collect(
         every=every,
         facts={name: facts[source[name]] for name in tensors.names},
         sample_ids=samples.ids,
+        histograms={name: bars_of(seen[name].histogram) for name in worst_tensors(facts)},
     )
 
 
@@ -205,4 +207,7 @@ def _facts(seen: Seen, measured: Mapping[str, tuple[float, float]]) -> TensorFac
         zeros_ratio=histogram.zeros / observed,
         scale_spread_ratio=scale_spread(seen.extremes.by_sample()),
         outside_ratio={method: histogram.share_outside(*pair) for method, pair in measured.items()},
+        snr_db={
+            method: snr for method, pair in measured.items() if (snr := expected_snr_db(histogram, *pair)) is not None
+        },
     )

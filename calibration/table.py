@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
+_MOST_BARS: Final = 4096
 Range = tuple[float, float]
 
 
@@ -30,6 +31,8 @@ class TensorFacts:
         zeros_ratio: Share of exact zeros.
         scale_spread_ratio: Bootstrap spread of the min-max scale over samples (`calibration.bootstrap`).
         outside_ratio: Method -> share of the values outside its range.
+        snr_db: Method -> signal-to-noise ratio of eight bits in its range (`calibration.rounding_noise`); empty where
+            every value is zero.
     """
 
     count: int
@@ -39,6 +42,22 @@ class TensorFacts:
     zeros_ratio: float
     scale_spread_ratio: float
     outside_ratio: Mapping[str, float]
+    snr_db: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bars:
+    """A small histogram.
+
+    Attributes:
+        low: Where the first bar begins.
+        high: Where the last one ends; all are equally wide.
+        counts: Values in each.
+    """
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +73,7 @@ class CalibrationTable:
         every: What the histograms saw, ``sampled`` or ``all`` values.
         facts: ``{tensor: TensorFacts}``; empty in a table that was put together by hand.
         sample_ids: The first 16 hex digits of each sample's content hash, in order.
+        histograms: ``{tensor: Bars}`` of the few that eight bits cost most.
     """
 
     tensors: Mapping[str, Mapping[str, Range]]
@@ -64,6 +84,7 @@ class CalibrationTable:
     every: str = "sampled"
     facts: Mapping[str, TensorFacts] = field(default_factory=dict)
     sample_ids: tuple[str, ...] = ()
+    histograms: Mapping[str, Bars] = field(default_factory=dict)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -156,6 +177,7 @@ def _from_json(data: Mapping[str, Any]) -> CalibrationTable:
         every=str(data["every"]),
         facts={str(name): _facts(facts) for name, facts in data["facts"].items()},
         sample_ids=tuple(str(one) for one in data["sample_ids"]),
+        histograms={str(name): _bars(bars) for name, bars in data["histograms"].items()},
     )
 
 
@@ -170,7 +192,16 @@ def _facts(data: Mapping[str, Any]) -> TensorFacts:
         zeros_ratio=_finite(data["zeros_ratio"]),
         scale_spread_ratio=_finite(data["scale_spread_ratio"]),
         outside_ratio=ratios,
+        snr_db={str(name): _finite(value) for name, value in data["snr_db"].items()},
     )
+
+
+def _bars(data: Mapping[str, Any]) -> Bars:
+    low, high = _range((data["low"], data["high"]))
+    counts = tuple(int(count) for count in data["counts"])
+    if not 0 < len(counts) <= _MOST_BARS or min(counts) < 0:
+        raise ValueError(f"a histogram of {len(counts)} bars")
+    return Bars(low=low, high=high, counts=counts)
 
 
 def _range(pair: Sequence[float]) -> Range:

@@ -121,6 +121,13 @@ class Measurement(Artifact):
 
 
 @final
+class LayerTimes(Artifact):
+    """``layers.json``: time of each node of the engine that ships, and what bounds it; none where results say why."""
+
+    __slots__ = ()
+
+
+@final
 class Verdict(Artifact):
     """``verdict.json``: which candidate ships, and why."""
 

@@ -22,6 +22,7 @@ from pipeline.stages.data import DataStage
 from pipeline.stages.gate import GateStage
 from pipeline.stages.import_onnx import ImportStage, external_files
 from pipeline.stages.latency_table import LatencyTableStage
+from pipeline.stages.layers import LayersStage
 from pipeline.stages.report import ReportStage
 from pipeline.tasks import Task, find_task
 from pipeline.teaching import People, find_people
@@ -29,7 +30,7 @@ from pipeline.usercode import FactoryRef, find_factory
 from targets.errors import Fault, UsageError, faults_error
 from targets.profile import LOCAL, DeviceSection, TargetProfile
 
-_ON_DEVICE: Final = (BenchmarkStage, LatencyTableStage, AllocateStage)
+_ON_DEVICE: Final = (BenchmarkStage, LayersStage, LatencyTableStage, AllocateStage)
 _REPORTED: Final = {"name", "task", "seed", "threads", "budget"}
 
 
@@ -221,6 +222,9 @@ def _closing_nodes(
     gate = GateStage(budget=recipe.budget, profile=anywhere)
     unnamed = profile.model_copy(update={"device": profile.device.model_copy(update={"name": LOCAL})})
     bundle = BundleStage(recipe_name=recipe.name, profile=unnamed, source=sources.data, task=sources.task)
+    layers = LayersStage(source=sources.data, profile=profile, device=name, fingerprint="")
+    timed: tuple[str, ...] = ("layers",) if wanted.times_layers else ()
+    title = "time each layer of what ships"
     report = ReportStage(
         recipe=recipe.model_dump(mode="json", include=_REPORTED),
         profile=profile,
@@ -234,15 +238,17 @@ def _closing_nodes(
         *(opening if measured else []),
         _node("gate", "decide what ships", gate, measurement=measured, builds=builds),
         _node("bundle", "bundle and verify", bundle, data="data", build=chosen, lineage=Lineage(of=chosen)),
+        *(_node(name, title, layers, data="data", measurement="benchmark", build=chosen) for name in timed),
         _node(
             "report",
             "write the report",
             report,
             data="data",
             reference=reference,
-            stages=(*told, *(node.name for node in built.nodes), *measured, "gate", "bundle"),
+            stages=(*told, *(node.name for node in built.nodes), *measured, "gate", "bundle", *timed),
             dropped=Drops(among=tuple(node.name for node in built.nodes)),
             measurement=measured,
+            layers=timed,
             verdict="gate",
             builds=builds,
             bundle="bundle",

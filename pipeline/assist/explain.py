@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from targets.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from pipeline.reporting.schema import Layer, RunReport
+    from pipeline.reporting.schema import RunReport
+    from pipeline.reporting.schema_layers import Layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.benchmarking.modules import engine_modules, module_of
 from pipeline.benchmarking.probes import calibrate_device
-from pipeline.benchmarking.roofline import roofline
+from pipeline.benchmarking.roofline import kinds_of, roofline
 from pipeline.benchmarking.work import Weight, engine_weights
 from targets.engines.base import ENGINE_JSON, INSPECT_JSON, EngineBuild
 from targets.errors import DeviceError, InputError
@@ -36,6 +36,7 @@ def profile_engine(
     affinity: str = "default",
     state: Path | None = None,
     clock: Callable[[], float] = time.time,
+    brief: bool = False,
 ) -> dict[str, Any]:
     """Where the time of one inference goes, and how much of it the device could do without.
 
@@ -47,6 +48,7 @@ def profile_engine(
         affinity: The CPUs to use, as for ``measure``.
         state: A private folder where the device's calibration is kept; None keeps nothing.
         clock: Seconds since 1970.
+        brief: Where nothing is remembered of the device, measure only the peaks that this engine asks for.
 
     Returns:
         What `roofline` gives, with ``device``, ``engine``, the ``calibration`` and the conditions.
@@ -65,10 +67,17 @@ def profile_engine(
     for name in (ENGINE_JSON, build.file, *build.files):
         session.put(folder / name, f"engine/{name}")
     session.put(samples, "samples.npz")
-    calibration = calibrate_device(session, options=_probe_options(build), affinity=affinity, state=state, clock=clock)
     command = ["layers", "engine", "--samples", "samples.npz", "--iterations", str(iterations), "--affinity", affinity]
     profile = checked(session.run(command, timeout_s=_TIMEOUT_S).result, build.sha256)
     weights, modules = _graph(folder, build)
+    calibration = calibrate_device(
+        session,
+        options=_probe_options(build),
+        affinity=affinity,
+        state=state,
+        clock=clock,
+        kinds=kinds_of(profile, weights) if brief else None,
+    )
     named = {str(row["name"]): _module(str(row["name"]), modules) for row in profile["nodes"]}
     facts = session.facts()
     return {

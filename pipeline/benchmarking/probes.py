@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +20,7 @@ from pipeline.benchmarking.peaks import (
     read_calibration,
     write_calibration,
 )
+from pipeline.benchmarking.roofline import nearest_kinds
 from targets.files import disk_guard, sha256_bytes, write_atomic
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def calibrate_device(
     affinity: str = "default",
     state: Path | None = None,
     clock: Callable[[], float] = time.time,
+    kinds: Collection[str] | None = None,
 ) -> Calibration:
     """What the device can do: as remembered in ``state``, or measured now (about 10 s) and remembered.
 
@@ -131,6 +133,7 @@ def calibrate_device(
         affinity: The CPUs to use, as for ``measure``.
         state: A private folder; None remembers nothing.
         clock: Seconds since 1970.
+        kinds: Measure no more than what these need, which is not remembered then (2 to 4 s).
 
     Raises:
         DeviceError: The device's answer is not usable, or no probe runs there.
@@ -142,12 +145,21 @@ def calibrate_device(
     if known is not None:
         return known
     probes = make_probes()
+    if kinds is not None:
+        probes = [probe for probe in probes if probe.kind in {DISPATCH, *_stand_ins(kinds, probes)}]
     with disk_guard("writing the probe models"), tempfile.TemporaryDirectory(prefix="edgepress-probes-") as scratch:
         write_probes(Path(scratch), probes, options)
         session.put(Path(scratch), "probes")
     command = ["calibrate", "probes", "--threads", str(threads), "--affinity", affinity]
     answer = session.run(command, timeout_s=_TIMEOUT_S).result
     found = evaluate(probes, answer, identity=identity, affinity=affinity, threads=threads, utc_s=clock())
-    if state is not None:
+    if state is not None and kinds is None:
         write_calibration(state, found)
     return found
+
+
+def _stand_ins(kinds: Collection[str], probes: Sequence[Probe]) -> set[str]:
+    """For each kind the nearest one that a probe shows."""
+    there = {probe.kind for probe in probes}
+    found = (next((other for other in nearest_kinds(kind) if other in there), None) for kind in kinds)
+    return {kind for kind in found if kind is not None}

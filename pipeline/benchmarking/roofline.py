@@ -20,19 +20,35 @@ SUSPICIOUS_TEXT: Final = (
     "Winograd, a higher clock, fused or skipped operators)"
 )
 LOSSES: Final = 5
+_NEAREST: Final = {
+    "conv3x3": ("conv3x3", "conv1x1", "matmul"),
+    "conv1x1": ("conv1x1", "conv3x3", "matmul"),
+    "depthwise": ("depthwise",),
+    "matmul": ("matmul", "conv1x1"),
+}
 _LOSS_KEYS: Final = ("name", "module", "op", "bound", "loss_ms")
 
 
 def peak_of(kind: str, peaks: Mapping[str, float]) -> float | None:
     """Operations a second for a kind; where it was not measured, of the nearest kind with the same types."""
+    return next((peaks[other] for other in nearest_kinds(kind) if other in peaks), None)
+
+
+def nearest_kinds(kind: str) -> list[str]:
+    """The kind itself, then those of the same types whose peak may stand for it, the nearest first."""
     shape, _, pair = kind.partition(".")
-    order = {
-        "conv3x3": ("conv3x3", "conv1x1", "matmul"),
-        "conv1x1": ("conv1x1", "conv3x3", "matmul"),
-        "depthwise": ("depthwise",),
-        "matmul": ("matmul", "conv1x1"),
-    }
-    return next((peaks[f"{name}.{pair}"] for name in order[shape] if f"{name}.{pair}" in peaks), None)
+    return [f"{name}.{pair}" for name in _NEAREST[shape]]
+
+
+def kinds_of(profile: Mapping[str, Any], weights: Mapping[str, Weight]) -> frozenset[str]:
+    """Whose peaks an engine's nodes are held against.
+
+    Args:
+        profile: The device program's answer to ``layers``.
+        weights: Of the engine file's nodes.
+    """
+    works = (work_of(row, weight_of(row, weights)) for row in profile["nodes"])
+    return frozenset(work.kind for work in works if work.kind is not None)
 
 
 def bandwidth_of(size_bytes: int, calibration: Calibration) -> float:

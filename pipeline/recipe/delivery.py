@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from pipeline.recipe.base import PositiveFloat, Section
 from targets.profile import DeviceName
+
+_TIMES_LAYERS_S: Final = 20.0
 
 
 class BuildSection(Section):
@@ -62,4 +64,18 @@ class BenchmarkSection(Section):
         bool | None,
         Field(description="score the validation split on the device; by default where that is not this machine"),
     ] = None
+    layers: Annotated[
+        bool | None,
+        Field(
+            description="time each layer of what ships, once, after the campaign (some seconds); by default where that "
+            "is not quick and has 20 s"
+        ),
+    ] = None
     measure: Annotated[bool, Field(description="false: choose by accuracy and size, and say so everywhere")] = True
+
+    @property
+    def times_layers(self) -> bool:
+        """Whether the layers of what ships are timed."""
+        if self.layers is None:
+            return self.measure and self.mode != "quick" and self.budget_s >= _TIMES_LAYERS_S
+        return self.measure and self.layers

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any, Final
 
-from pipeline.artifacts import Artifact, CandidateBuild, QuantizedModel
+from pipeline.artifacts import Artifact, CandidateBuild, LayerTimes, QuantizedModel
 from pipeline.events import CandidateDropped
 from pipeline.reporting.cautions import run_warnings
 from pipeline.reporting.changes import change_lines
+from pipeline.reporting.layers import calibration_rows, layer_rows, timed_rows
 from pipeline.reporting.measured import campaign_conditions, measured_part, not_included, timeline
 from pipeline.reporting.rivals import rival_sentence
 from pipeline.reporting.verdicts import verdict_sentence
@@ -40,8 +41,8 @@ TITLES: Final = {
     "benchmark": "measured all candidates, interleaved",
     "gate": "decided what ships",
     "bundle": "bundled and verified",
+    "layers": "timed each layer of what ships",
 }
-LISTED_TENSORS: Final = 24
 RUNTIMES: Final = ("openvino", "tensorrt", "tensorrt-rtx")
 _LEARNING: Final = ("train", "finetune", "prune", "distill")
 _METRICS: Final = ("accuracy", "parameters", "macs", "size_bytes", "latency_ms", "peak_memory_bytes")
@@ -65,6 +66,7 @@ class RunFacts:
         samples: Samples by split.
         dropped: Candidates that could not be had.
         models: For each candidate the node whose model it is built from.
+        layers: The profile of what ships, where one was taken.
     """
 
     recipe: Mapping[str, Any]
@@ -79,12 +81,14 @@ class RunFacts:
     raw: Sequence[Mapping[str, Any]] = ()
     dropped: Sequence[CandidateDropped] = ()
     models: Mapping[str, str] = field(default_factory=dict)
+    layers: LayerTimes | None = None
 
 
 def compose_run(facts: RunFacts) -> dict[str, Any]:
     """The content of ``run.json``; its layout is `pipeline.reporting.schema`."""
     candidates = [_candidate(build, facts) for build in facts.builds]
     quantized = _quantized(facts)
+    layers = layer_rows(quantized) if quantized else []
     shipped_build = next(build for build in facts.builds if _name(build) == facts.verdict["shipped"])
     results = {stage.node: stage.results for stage in facts.stages}
     return {
@@ -109,8 +113,10 @@ def compose_run(facts: RunFacts) -> dict[str, Any]:
         "allocation": _allocation(results),
         "changes": change_lines(results),
         "inspect": _inspection(shipped_build.read_json("inspect.json")),
-        "layers": [_layer(layer) for layer in quantized.read_json("layers.json")] if quantized else [],
-        "calibration": _calibration(quantized) if quantized else [],
+        "layers_of": _made_of(quantized, facts) if quantized else "",
+        "layers": layers,
+        "times": _times(facts, quantized, layers),
+        "calibration": calibration_rows(quantized) if quantized else [],
         "timeline": timeline(facts.verdict["shipped"], facts.campaign, facts.raw) if facts.campaign else None,
         "conditions": _conditions(facts, shipped_build.read_json("engine.json")),
         "not_included": not_included(facts.campaign) if facts.campaign else [],
@@ -161,6 +167,24 @@ def _quantized(facts: RunFacts) -> QuantizedModel | None:
     found = [stage for stage in facts.stages if isinstance(stage, QuantizedModel)]
     behind = str(facts.models.get(facts.verdict["shipped"])).replace("halve", "quantize", 1)
     return next((stage for stage in found if stage.node == behind), next(iter(found), None))
+
+
+def _made_of(quantized: QuantizedModel, facts: RunFacts) -> str:
+    """The candidate that a quantised model became: what ships, if it did."""
+    names = [name for name, node in facts.models.items() if node.replace("halve", "quantize", 1) == quantized.node]
+    shipped = str(facts.verdict["shipped"])
+    return shipped if shipped in names else next(iter(names), "")
+
+
+def _times(
+    facts: RunFacts, quantized: QuantizedModel | None, layers: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """Where a profile was taken, or why not."""
+    if facts.layers is None:
+        why = "nothing was measured" if facts.campaign is None else "they were not asked for in so short a campaign"
+        return {"candidate": facts.verdict["shipped"], "why": why}
+    own = quantized is not None and _made_of(quantized, facts) == facts.verdict["shipped"]
+    return timed_rows(facts.layers, layers if own else ())
 
 
 def _reference(facts: RunFacts) -> str:
@@ -294,26 +318,6 @@ def _inspection(inspection: Mapping[str, Any]) -> dict[str, Any]:
         f"inspected {inspection['scope']}",
     ]
     return {"nodes": nodes, "notes": notes}
-
-
-def _layer(layer: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "name": layer["module"] or layer["node"],
-        "kind": layer["op"],
-        "precision": layer["precision"],
-        "snr_db": layer["weight_snr_db"],
-        "note": layer["reason"],
-    }
-
-
-def _calibration(quantized: QuantizedModel) -> list[dict[str, Any]]:
-    method = quantized.results["method"]
-    tensors = quantized.read_json("calibration.json")["tensors"]
-    rows = [
-        {"tensor": name, "low": ranges[method][0], "high": ranges[method][1], "method": method}
-        for name, ranges in tensors.items()
-    ]
-    return sorted(rows, key=lambda row: row["low"] - row["high"])[:LISTED_TENSORS]
 
 
 def _conditions(facts: RunFacts, engine: Mapping[str, Any]) -> dict[str, Any]:

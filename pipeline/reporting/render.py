@@ -14,7 +14,20 @@ from targets.files import write_atomic
 RUN_NAME: Final = "run.json"
 REPORT_NAME: Final = "report.html"
 _TEMPLATE: Final = "report.html.jinja"
-_LONG_TABLE: Final = 12
+_LONG_CONDITION: Final = "why this grade"
+_CONTENTS: Final = (
+    ("candidates", "Candidates", "candidates"),
+    ("stages", "Stages", "stages"),
+    ("training", "Training", "curves"),
+    ("channels", "Channels", "widths"),
+    ("layers", "Layers", "layers"),
+    ("ranges", "Calibration", "calibration"),
+    ("measurement", "Measurement", "timeline"),
+    ("conditions", "Conditions", "name"),
+    ("warnings", "Warnings", "warnings"),
+    ("use", "Use it", "name"),
+)
+"""Anchor, title and the field without which there is no such section."""
 
 
 def write_report(run: Mapping[str, object], folder: Path) -> tuple[Path, Path]:
@@ -52,7 +65,8 @@ def render_report(run: Mapping[str, object]) -> str:
     from markupsafe import Markup
 
     from pipeline.reporting.charts import charts
-    from pipeline.reporting.tables import candidate_rows, stage_table
+    from pipeline.reporting.story import headline, steps
+    from pipeline.reporting.tables import candidate_rows, candidate_table, stage_table
 
     report = run_report(text.presentable(run, home=str(Path.home())))
     environment = Environment(
@@ -65,6 +79,7 @@ def render_report(run: Mapping[str, object]) -> str:
     environment.globals.update(t=text, plots={name: Markup(svg) for name, svg in charts(report).items()})  # noqa: S704
     labels, stage_rows = stage_table(report)
     environment.filters["plain"] = _plain
+    candidate_labels, candidates = candidate_table(report)
     page = environment.get_template(_TEMPLATE).render(
         run=report,
         reference=_reference(report),
@@ -72,7 +87,13 @@ def render_report(run: Mapping[str, object]) -> str:
         stage_labels=labels,
         stage_rows=stage_rows,
         precisions=sorted({p for kinds in report.inspect.nodes.values() for p in kinds}),
-        widest=sorted(report.calibration, key=lambda item: item.low - item.high)[:_LONG_TABLE],
+        headline=headline(report),
+        story=steps(report),
+        brief_conditions={key: value for key, value in report.conditions.items() if key != _LONG_CONDITION},
+        candidate_labels=candidate_labels,
+        candidates=candidates,
+        snr_known=report.times is not None and any(row.snr_db is not None for row in report.times.rows),
+        contents=[(anchor, title) for anchor, title, field in _CONTENTS if getattr(report, field)],
     )
     return str(page)
 

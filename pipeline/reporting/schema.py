@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from pipeline.reporting.schema_layers import Calibrated, Layer, LayerTimes
 from pipeline.reporting.schema_measured import LAYOUT, Comparison, Interval, Timeline
 from pipeline.reporting.schema_pruned import Allocation, Whole, Width
 from targets.errors import InputError, faults_error
@@ -224,44 +225,6 @@ class Inspection(_Data):
     notes: tuple[str, ...] = ()
 
 
-class Layer(_Data):
-    """One layer of the quantised model.
-
-    Attributes:
-        name: Its output tensor or node.
-        kind: Operator kind.
-        precision: What it runs in.
-        snr_db: Signal-to-quantisation-noise ratio of its output against the float model.
-        parameters: Its own.
-        macs: Its own, for one sample.
-        note: Why it is as it is, where there is something to say.
-    """
-
-    name: str
-    kind: str = ""
-    precision: str = ""
-    snr_db: float | None = None
-    parameters: int | None = None
-    macs: int | None = None
-    note: str = ""
-
-
-class Calibrated(_Data):
-    """Range of one tensor.
-
-    Attributes:
-        tensor: Its name.
-        low: Smallest value that int8 represents.
-        high: Largest one.
-        method: How it was chosen.
-    """
-
-    tensor: str
-    low: float
-    high: float
-    method: str = ""
-
-
 class Warned(_Data):
     """Something the reader should know, with what to do about it.
 
@@ -310,7 +273,9 @@ class RunReport(_Data):
         allocation: How they were found, where a latency was asked for.
         changes: What was changed by hand, in depth and in single weights, one line each.
         inspect: What the shipped engine really is.
+        layers_of: The candidate that the quantised model became.
         layers: Layers of the quantised model.
+        times: The layers of what ships, timed on the device; None where nobody asked.
         calibration: Ranges of its tensors.
         conditions: Where and how it was measured, by what it is.
         not_included: What its latencies are not, one line each.
@@ -338,7 +303,9 @@ class RunReport(_Data):
     allocation: Allocation | None = None
     changes: tuple[str, ...] = ()
     inspect: Inspection = Inspection()
+    layers_of: str = ""
     layers: tuple[Layer, ...] = ()
+    times: LayerTimes | None = None
     calibration: tuple[Calibrated, ...] = ()
     conditions: dict[str, Any] = {}
     not_included: tuple[str, ...] = ()

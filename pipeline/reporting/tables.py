@@ -45,6 +45,28 @@ def candidate_rows(report: RunReport) -> list[tuple[str, list[str]]]:
     return [(label, cells) for label, cells in filled if any(cell != text.NONE for cell in cells)]
 
 
+def candidate_table(report: RunReport) -> tuple[list[str], list[tuple[Candidate, list[str]]]]:
+    """What matters most of each candidate: the labels of the columns, and each candidate with its cells."""
+    metric, first = report.task.metric, report.candidates[0] if report.candidates else None
+
+    def change(candidate: Candidate) -> str:
+        if first is None or candidate is first or candidate.accuracy is None or first.accuracy is None:
+            return text.score(candidate.accuracy, metric)
+        points = text.points(candidate.accuracy, first.accuracy, metric)
+        return f"{text.score(candidate.accuracy, metric)} [{points}]"
+
+    columns: list[_Row] = [
+        ("latency", lambda c: text.interval(c.latency_ms, "ms")),
+        ("speed", lambda c: text.speedup(c.vs_reference)),
+        (metric, change),
+        ("size", lambda c: text.size(c.size_bytes)),
+        ("peak memory", lambda c: text.size(c.peak_memory_bytes)),
+        ("grade", lambda c: c.quality or text.NONE),
+    ]
+    used = [(label, cell) for label, cell in columns if any(cell(c) != text.NONE for c in report.candidates)]
+    return [label for label, _ in used], [(c, [cell(c) for _, cell in used]) for c in report.candidates]
+
+
 def _beside_rows(report: RunReport) -> list[_Row]:
     """A row for each further metric and split."""
     names = dict.fromkeys(name for candidate in report.candidates for name in candidate.beside)

@@ -92,6 +92,25 @@ def percentile(value: float | None, note: str) -> tuple[str, str]:
     return milliseconds(value), note
 
 
+def decibels(value: float | None) -> str:
+    """``41.3 dB``."""
+    return NONE if value is None else f"{value:.1f} dB"
+
+
+def shape(sizes: Sequence[int]) -> str:
+    """``1x16x32x32`` with real multiplication signs."""
+    return TIMES.join(map(str, sizes)) if sizes else NONE
+
+
+def span(low: float | None, high: float | None) -> str:
+    """``-0.53 to 2.1``, one scale of digits for both ends."""
+    if low is None or high is None:
+        return NONE
+    widest = max(abs(low), abs(high))
+    places = 0 if widest == 0 else min(9, max(0, 2 - math.floor(math.log10(widest))))
+    return f"{low + 0.0:.{places}f} to {high + 0.0:.{places}f}"
+
+
 def count(value: float | None) -> str:
     """``272 k``, ``41.1 M``: three significant digits."""
     if value is None:

@@ -47,7 +47,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
     """
 
     name = "quantize"
-    version = 7
+    version = 8
     consumes = QuantizeInputs
     produces = QuantizedModel
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch")

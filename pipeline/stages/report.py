@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from pipeline.artifacts import Artifact, Bundle, CandidateBuild, DatasetInfo, Measurement, OnnxModel, Report, Verdict
+from pipeline.artifacts import (
+    Artifact,
+    Bundle,
+    CandidateBuild,
+    DatasetInfo,
+    LayerTimes,
+    Measurement,
+    OnnxModel,
+    Report,
+    Verdict,
+)
 from pipeline.candidates import profile_of
 from pipeline.data import DataSource
 from pipeline.events import CandidateDropped
@@ -25,6 +35,7 @@ class ReportInputs:
     reference: OnnxModel
     stages: tuple[Artifact, ...]
     measurement: tuple[Measurement, ...]
+    layers: tuple[LayerTimes, ...]
     verdict: Verdict
     builds: tuple[CandidateBuild, ...]
     bundle: Bundle
@@ -45,7 +56,7 @@ class ReportStage(Stage[ReportInputs]):
     """
 
     name = "report"
-    version = 4
+    version = 5
     consumes = ReportInputs
     produces = Report
     measured = True
@@ -75,6 +86,7 @@ class ReportStage(Stage[ReportInputs]):
             raw=read_raw(src.measurement[0].folder / "raw.json.gz") if src.measurement else (),
             dropped=src.dropped,
             models=self.models,
+            layers=src.layers[0] if src.layers else None,
             samples={name: int(count) for name, count in src.data.results["samples"].items()},
         )
         run = compose_run(facts)
