@@ -21,6 +21,7 @@ SLOWEST: Final = 10
 MOST_BARS: Final = 24
 _BAR: Final = "#3d8bd4"
 _CLIP: Final = "#cf5b5b"
+_EMPTY: Final = 0.5  # where a logarithmic axis begins
 
 
 def draw_times(axes: Axes, times: LayerTimes) -> None:
@@ -70,8 +71,8 @@ def draw_histograms(figure: Figure, tensors: Sequence[Calibrated]) -> None:
         if bars is None:
             continue
         width = (bars.high - bars.low) / len(bars.counts) or 1.0
-        lefts = [bars.low + index * width for index in range(len(bars.counts))]
-        axes.bar(lefts, bars.counts, width=width, align="edge", color=_BAR, linewidth=0)
+        edges = [bars.low + index * width for index in range(len(bars.counts) + 1)]
+        axes.stairs([max(count, _EMPTY) for count in bars.counts], edges, fill=True, baseline=_EMPTY, color=_BAR)
         for end in (tensor.low, tensor.high):
             axes.axvline(end, color=_CLIP, linewidth=1.4)
         axes.set_yscale("log")

@@ -25,12 +25,9 @@ def _beside(name: str, path: Path) -> ModuleType:
 
 
 browser = _beside("edgepress_test_browser", Path(__file__).parents[1] / "browser.py")
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(
-        browser.chromium() is None, reason="NO BROWSER: the pages were not opened; apt-get install chromium"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    browser.chromium() is None, reason="NO BROWSER: the pages were not opened; apt-get install chromium"
+)
 
 PROBE = """(() => {
   document.querySelectorAll("details").forEach(d => { d.open = true; });
@@ -104,12 +101,13 @@ LOOKS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("width", "scheme", "media"), LOOKS)
 @pytest.mark.parametrize("name", ["full", "hostile", "many", "bare"])
 def test_the_report_is_silent_alone_and_readable(
     runs: dict[str, dict[str, Any]], name: str, width: int, scheme: str, media: str, tmp_path: Path
 ) -> None:
-    """Promise R18: no request, no script, no complaint, nothing wider than the page, no text too small or too faint."""
+    """Promise R17: no request, no script, no complaint, nothing wider than the page, no text too small or too faint."""
     path = tmp_path / "report.html"
     path.write_text(render_report(runs[name]), encoding="utf-8")
     _judge(path, tmp_path, width, scheme, media)
@@ -127,6 +125,7 @@ def _judge(path: Path, tmp_path: Path, width: int, scheme: str, media: str) -> d
     return found
 
 
+@pytest.mark.long
 def test_the_probe_sees_what_it_looks_for(tmp_path: Path) -> None:
     """A page with every fault is caught in each: a request, a complaint, a wide box, small and faint text."""
     path = tmp_path / "bad.html"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pipeline.compose import compose
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe.delivery import BenchmarkSection
 from pipeline.stages.import_onnx import external_files
 from targets import machine
 from targets.errors import DeviceError, InputError
@@ -36,7 +37,7 @@ def test_a_full_recipe_has_every_stage_in_order(tmp_path: Path) -> None:
     found = recipe(tmp_path, "[train]\nepochs = 1\n[prune]\nratio = 0.5\n[distill]\nepochs = 1\n", overrides=PLAIN)
     assert names(found) == [
         "data", "train", "prune", "teach:dense", "distill", "export:dense", "export", "calibrate", "quantize",
-        "build:dense-fp32", "build:fp32", "build:int8", "benchmark", "gate", "bundle", "report",
+        "build:dense-fp32", "build:fp32", "build:int8", "benchmark", "gate", "bundle", "layers", "report",
     ]  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def test_a_plain_recipe_quantises_what_it_loads(tmp_path: Path) -> None:
     found = recipe(tmp_path, weights='weights = "w.safetensors"', overrides=PLAIN)
     assert names(found) == [
         "data", "load", "export", "calibrate", "quantize",
-        "build:fp32", "build:int8", "benchmark", "gate", "bundle", "report",
+        "build:fp32", "build:int8", "benchmark", "gate", "bundle", "layers", "report",
     ]  # fmt: skip
 
 
@@ -228,7 +229,7 @@ def test_limits_of_the_device_reach_the_measurement_only(tmp_path: Path) -> None
         plan = compose(recipe(tmp_path, "[train]\nepochs = 1\n"), profile)
         found.append({node.name: configuration(node.stage) for node in plan.nodes})
     changed = {name for name in found[0] if found[0][name] != found[1][name]}
-    assert changed == {"benchmark", "bundle", "report"}
+    assert changed == {"benchmark", "bundle", "layers", "report"}
 
 
 @pytest.mark.parametrize("target", ["raspberry-pi-5", "nvidia-t4", "x86-64-vnni"])
@@ -249,3 +250,15 @@ def test_sparse_tensor_cores_take_two_of_four(target: str, tmp_path: Path) -> No
     found = recipe(tmp_path, '[train]\nepochs = 1\n[sparsify]\npattern = "1:4"\n')
     with pytest.raises(InputError, match="2:4 is the only pattern"):
         compose(found, load_profile(target), until="export")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "timed"),
+    [
+        ({}, True), ({"budget_s": 19.0}, False), ({"mode": "quick"}, False), ({"measure": False}, False),
+        ({"budget_s": 5.0, "layers": True}, True), ({"layers": False}, False),
+    ],
+)  # fmt: skip
+def test_layers_are_timed_where_there_is_time_or_it_is_asked(benchmark: dict[str, Any], timed: bool) -> None:  # noqa: FBT001
+    """A screening or a short campaign is not made longer by a profile that nobody asked for."""
+    assert BenchmarkSection(**benchmark).times_layers is timed

@@ -134,6 +134,12 @@ class _Run:
         return run
 
 
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked here is text; the plots have tests of their own and take a second a page."""
+    monkeypatch.setattr("pipeline.reporting.charts.charts", lambda run: {})
+
+
 def _campaign(names: tuple[str, ...]) -> dict[str, Any]:
     percentile = {"value": 2.0, "upper99": 2.5, "n": 900, "reason": None, "show": "bound", "process_range": [1.9, 2.2]}
     result = {
