@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.recipe import PruneSection, Recipe
     from pipeline.stages.base import Stage
     from pipeline.tasks import Task
-    from pipeline.teaching import People
+    from pipeline.teaching import Participants
     from pipeline.usercode import FactoryRef
     from targets.profile import TargetProfile
 
@@ -47,7 +47,7 @@ class Chain:
         task: What the model is for.
         factory: Makes the user's model.
         weights: Its trained weights; None where the recipe trains it.
-        people: Other teachers, and another student, of a distillation.
+        participants: Other teachers, and another student, of a distillation.
     """
 
     recipe: Recipe
@@ -57,7 +57,7 @@ class Chain:
     task: Task
     factory: FactoryRef
     weights: FileRef | None
-    people: People
+    participants: Participants
 
     def nodes(self) -> tuple[Node, ...]:
         """All nodes, in order; the last is ``export``, with ``export:dense`` before it where anything was changed."""
@@ -70,7 +70,7 @@ class Chain:
             found += link(dense, found[-1].name)
         factory = self.factory
         if self.recipe.distill is not None:
-            lesson = Lesson(people=self.people, distill=self.recipe.distill, common=self._common())
+            lesson = Lesson(participants=self.participants, distill=self.recipe.distill, common=self._common())
             found += lesson.nodes(dense, found[-1].name)
             factory = lesson.factory
         last = found[-1].name

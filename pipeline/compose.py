@@ -25,7 +25,7 @@ from pipeline.stages.latency_table import LatencyTableStage
 from pipeline.stages.layers import LayersStage
 from pipeline.stages.report import ReportStage
 from pipeline.tasks import Task, find_task
-from pipeline.teaching import People, find_people
+from pipeline.teaching import Participants, find_participants
 from pipeline.usercode import FactoryRef, find_factory
 from targets.errors import Fault, UsageError, faults_error
 from targets.profile import LOCAL, DeviceSection, TargetProfile
@@ -43,7 +43,7 @@ class _Sources:
     model: FactoryRef | FileRef  # a factory, or an ONNX file
     weights: FileRef | None
     external: tuple[FileRef, ...]  # of an ONNX file
-    people: People
+    participants: Participants
 
 
 def compose(recipe: Recipe, profile: TargetProfile, *, until: str | None = None, ask: AskDevice | None = None) -> Plan:
@@ -122,14 +122,14 @@ def _find_sources(recipe: Recipe) -> _Sources:
         model = find_factory(recipe.model.factory, recipe.folder, recipe.model.args, "model.factory")
     weights = find_file(recipe.resolve(recipe.model.weights), "model.weights") if recipe.model.weights else None
     faults += [item for item in (model, weights) if isinstance(item, Fault)]
-    people = find_people(recipe)
-    faults += [fault for found in (data, task, people) if isinstance(found, list) for fault in found]
-    if isinstance(data, list) or isinstance(task, list) or isinstance(people, list):
+    participants = find_participants(recipe)
+    faults += [fault for found in (data, task, participants) if isinstance(found, list) for fault in found]
+    if isinstance(data, list) or isinstance(task, list) or isinstance(participants, list):
         raise faults_error(f"recipe {recipe.name!r}", faults)
     if isinstance(model, Fault) or isinstance(weights, Fault):
         raise faults_error(f"recipe {recipe.name!r}", faults)
     external = _external_data(model) if isinstance(model, FileRef) else ()
-    return _Sources(data=data, task=task, model=model, weights=weights, external=external, people=people)
+    return _Sources(data=data, task=task, model=model, weights=weights, external=external, participants=participants)
 
 
 def _external_data(model: FileRef) -> tuple[FileRef, ...]:
@@ -166,7 +166,7 @@ def _torch_nodes(recipe: Recipe, sources: _Sources, profile: TargetProfile) -> l
         task=sources.task.alone,
         factory=sources.model,
         weights=sources.weights,
-        people=sources.people,
+        participants=sources.participants,
     )
     return list(chain.nodes())
 

@@ -35,6 +35,7 @@ class TrainingStep:
     """A stage that trains made an optimiser step: many a second, for logs and live displays.
 
     Attributes:
+        done: Share of the stage, from 0 to 1.
         step: From 1, over the whole training.
         steps: Of the whole training.
         epoch: From 1.
@@ -42,6 +43,7 @@ class TrainingStep:
     """
 
     stage: str
+    done: float
     step: int
     steps: int
     epoch: int

@@ -237,9 +237,11 @@ class _Run:
 
         return progress
 
-    def _step(self, node: Node) -> Callable[[int, int, int, Mapping[str, float]], None]:
-        def step(number: int, steps: int, epoch: int, values: Mapping[str, float]) -> None:
-            self.observer(TrainingStep(stage=node.name, step=number, steps=steps, epoch=epoch, values=values))
+    def _step(self, node: Node) -> Callable[[float, int, int, int, Mapping[str, float]], None]:
+        def step(done: float, number: int, steps: int, epoch: int, values: Mapping[str, float]) -> None:
+            self.observer(
+                TrainingStep(stage=node.name, done=done, step=number, steps=steps, epoch=epoch, values=values)
+            )
 
         return step
 

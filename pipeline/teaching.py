@@ -53,7 +53,7 @@ class OnnxTeacher:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class People:
+class Participants:
     """Everybody but the recipe's own model.
 
     Attributes:
@@ -65,10 +65,10 @@ class People:
     teachers: Mapping[str, Learner | OnnxTeacher]
 
 
-def find_people(recipe: Recipe) -> People | list[Fault]:
+def find_participants(recipe: Recipe) -> Participants | list[Fault]:
     """Teachers and student of a recipe, found without running anything; all faults where something is not there."""
     if recipe.distill is None:
-        return People(student=None, teachers={})
+        return Participants(student=None, teachers={})
     section = recipe.distill.student
     found: dict[str, Learner | OnnxTeacher | list[Fault]] = {
         teacher.name: _find_teacher(recipe, teacher, f"distill.teachers.{index}")
@@ -81,7 +81,7 @@ def find_people(recipe: Recipe) -> People | list[Fault]:
     faults = [fault for item in (student, *found.values()) if isinstance(item, list) for fault in item]
     if faults or isinstance(student, list):
         return faults
-    return People(student=student, teachers={n: item for n, item in found.items() if not isinstance(item, list)})
+    return Participants(student=student, teachers={n: item for n, item in found.items() if not isinstance(item, list)})
 
 
 def _find_teacher(recipe: Recipe, teacher: TeacherSection, where: str) -> Learner | OnnxTeacher | list[Fault]:
@@ -111,12 +111,12 @@ class Lesson:
     """The nodes of one distillation.
 
     Attributes:
-        people: Who takes part beside the recipe's own model.
+        participants: Who takes part beside the recipe's own model.
         distill: The recipe's section.
         common: What every stage is told that scores a torch model; its ``factory`` makes the recipe's own model.
     """
 
-    people: People
+    participants: Participants
     distill: DistillSection
     common: Mapping[str, Any]
 
@@ -124,7 +124,7 @@ class Lesson:
     def factory(self) -> FactoryRef:
         """What makes the student."""
         own: FactoryRef = self.common["factory"]
-        return self.people.student.factory if self.people.student else own
+        return self.participants.student.factory if self.participants.student else own
 
     def nodes(self, dense: str, before: str) -> list[Node]:
         """Student, teachers and their answers, and last the distillation.
@@ -158,7 +158,7 @@ class Lesson:
         return [*([student] if student else []), *(node for node in teachers.values() if node), *answers, distill]
 
     def _student(self) -> Node | None:
-        learner = self.people.student
+        learner = self.participants.student
         if learner is None:
             return None
         common = {**self.common, "factory": learner.factory}
@@ -170,7 +170,7 @@ class Lesson:
 
     def _teacher(self, name: str) -> Node | None:
         """The node that makes a teacher; None for the dense model, which is there."""
-        teacher = self.people.teachers.get(name)
+        teacher = self.participants.teachers.get(name)
         if teacher is None:
             return None
         if isinstance(teacher, OnnxTeacher):
@@ -200,7 +200,7 @@ class Lesson:
 
     def _made_by(self, name: str) -> FactoryRef | None:
         """What makes a teacher; None for an ONNX file."""
-        teacher = self.people.teachers.get(name)
+        teacher = self.participants.teachers.get(name)
         if teacher is None:
             own: FactoryRef = self.common["factory"]
             return own

@@ -92,7 +92,7 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
         assert self._bar is not None
         bar, task = self._bar
         text = f"{event.stage}  epoch {event.epoch}, step {event.step}/{event.steps}  {_values(event.values)}"
-        bar.update(task, completed=event.step / event.steps, description=text)
+        bar.update(task, completed=event.done, description=text)
 
     def _clear(self) -> None:
         self._stack.close()

@@ -41,7 +41,8 @@ class Context:
         state: A private folder that outlives the run: what an interrupted measurement has finished, and what is known
             of devices.
         data: The data of this run, loaded once.
-        step: Reports an optimiser step: its number, how many there are, the epoch, named figures.
+        step: Reports an optimiser step: share of the stage that is done, its number, how many there are, the epoch,
+            named figures.
         unfinished: A folder for what an interrupted stage has finished, found again by the stage's key and removed
             when the stage is published; made by whoever writes there. None: nothing outlives this run.
     """
@@ -51,7 +52,7 @@ class Context:
     scratch: Path
     state: Path
     data: LoadedData
-    step: Callable[[int, int, int, Mapping[str, float]], None] = lambda *_: None
+    step: Callable[[float, int, int, int, Mapping[str, float]], None] = lambda *_: None
     unfinished: Path | None = None
 
 

@@ -12,12 +12,12 @@ from pipeline.artifacts import TorchModel
 from pipeline.data import DataSource
 from pipeline.recipe import DepthSection
 from pipeline.stages.base import Context, Stage
-from pipeline.stages.edited import EditInputs, Opened, bound, finish, open_model
+from pipeline.stages.edited import EditInputs, Workpiece
 from pipeline.tasks import Task
 from pipeline.usercode import FactoryRef
 
 if TYPE_CHECKING:
-    from pipeline.data import Dataset, Split
+    from pipeline.data import Split
     from pipeline.depth import Judged
     from pipeline.depth.cost import Cost, Meter
 
@@ -56,52 +56,40 @@ class DepthStage(Stage[EditInputs]):
         from pipeline.depth.cost import Meter
         from pipeline.edits import Remove
 
-        opened = open_model(src, self.factory, self.seed)
-        blocks = find_blocks(opened.graph, self.depth.unit)
+        piece = Workpiece(self, src, context)
+        blocks = find_blocks(piece.graph, self.depth.unit)
         if not blocks:
             raise none_found(self.depth.unit)
         free = droppable(blocks, self.depth.protect)
         count = how_many(self.depth.blocks, self.depth.share, free, len(blocks))
-        data = context.data.checked(self.source, src.data)
-        samples = self._samples(data, opened)
-        meter = Meter(opened.graph, samples, self.task, self.threads)
-        judged = drop_cheapest(opened.graph, blocks, free, count, meter, context.progress)
+        samples = self._samples(piece)
+        meter = Meter(piece.graph, samples, self.task, self.threads)
+        judged = drop_cheapest(piece.graph, blocks, free, count, meter, context.progress)
         edit = Remove(skips=tuple(one.block.skip for one in judged if one.order is not None))
-        results = finish(
-            edit.apply(opened.graph),
-            [edit],
-            opened,
-            src=src,
-            out=out,
-            data=data,
-            factory=self.factory,
-            task=self.task,
-            seed=self.seed,
-            threads=self.threads,
-        )
-        return {**results, "blocks": _told(judged, meter, opened), "cost_samples": len(samples)}
+        results = piece.finish(edit.apply(piece.graph), [edit], out)
+        return {**results, "blocks": _told(judged, meter, piece), "cost_samples": len(samples)}
 
-    def _samples(self, data: Dataset, opened: Opened) -> Split:
+    def _samples(self, piece: Workpiece) -> Split:
         """Training samples in an order without pattern; validation samples where there is no such split."""
         import numpy as np
 
-        split = bound(data, "train" if "train" in data.splits else "validation", opened)
+        split = piece.shown
         return split.take(np.random.default_rng(self.seed).permutation(len(split))[: self.depth.samples])
 
 
-def _told(judged: Sequence[Judged], meter: Meter, opened: Opened) -> list[dict[str, Any]]:
+def _told(judged: Sequence[Judged], meter: Meter, piece: Workpiece) -> list[dict[str, Any]]:
     """One row a block."""
     from pipeline.depth import skipped
     from pipeline.graph import count_macs
     from pipeline.torchmodel import example_inputs
 
-    example = example_inputs(opened.specs)
-    whole = count_macs(opened.graph, example)
+    example = example_inputs(piece.specs)
+    whole = count_macs(piece.graph, example)
     return [
         {
             "block": one.block.name,
             "parameters": one.block.parameters,
-            "macs": whole - count_macs(skipped(opened.graph, [one.block.skip]), example),
+            "macs": whole - count_macs(skipped(piece.graph, [one.block.skip]), example),
             **_figures("", one.alone, meter.whole),
             "dropped": one.order,
             **_figures("after_", one.after, meter.whole),

@@ -11,8 +11,7 @@ from pipeline.artifacts import DatasetInfo, TorchModel
 from pipeline.data import DataSource
 from pipeline.recipe import FinetuneSection, LearningSection
 from pipeline.stages.base import Context, Stage
-from pipeline.stages.learning import learn
-from pipeline.stages.load import baseline
+from pipeline.stages.learning import learn_labels
 from pipeline.tasks import Task
 from pipeline.usercode import FactoryRef
 
@@ -62,18 +61,7 @@ class FinetuneStage(Stage[FinetuneInputs]):
         from pipeline.torchmodel import load_model, save_model
 
         data = context.data.checked(self.source, src.data)
-        task = self.task
         graph, specs, edits = load_model(src.model, self.factory, self.seed)
-        learned = learn(
-            graph,
-            lambda _inputs, labels, outputs: task.loss(outputs, labels, label_smoothing=self.finetune.label_smoothing),
-            self.finetune,
-            data=data,
-            names=tuple(spec.name for spec in specs),
-            task=self.task,
-            seed=self.seed,
-            threads=self.threads,
-            context=context,
-        )
+        learned = learn_labels(graph, specs, self, data, context)
         save_model(out, graph, specs, edits)
-        return {**baseline(graph, specs, data, self.task, self.threads), **learned}
+        return learned

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.stages.watching import Watch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,7 +16,28 @@ if TYPE_CHECKING:
     from pipeline.recipe import LearningSection
     from pipeline.stages.base import Context
     from pipeline.tasks import Task
-    from pipeline.training import EpochResult, Loss, StepResult
+    from pipeline.torchmodel import InputSpec
+    from pipeline.training import EpochResult, Loss
+
+
+class Learner(Protocol):
+    """A stage that trains on labels."""
+
+    @property
+    def learning(self) -> LearningSection | None:
+        """How."""
+
+    @property
+    def task(self) -> Task:
+        """What the model is for."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the order of samples, of dropout and of augmentation."""
+
+    @property
+    def threads(self) -> int:
+        """Torch threads."""
 
 
 def learn(
@@ -32,6 +54,8 @@ def learn(
     after_step: Callable[[], None] | None = None,
     score: Callable[[Any], float] | None = None,
     part: str = "training",
+    name: str = "",
+    share: tuple[float, float] = (0.0, 1.0),
 ) -> dict[str, Any]:
     """Trains ``model`` in place, as a section asks, and leaves it in evaluation mode.
 
@@ -48,6 +72,8 @@ def learn(
         after_step: Called after every step of the optimiser.
         score: Of the model, on validation; the task's when None.
         part: A name for this training among those of the stage: an interrupted one is found again by it.
+        name: What progress calls this training, where the stage does more.
+        share: How much of the stage is done before and after it.
 
     Returns:
         Results of the stage: ``curve``; ``learning_rate`` where it was to be found; ``kept_epoch`` (0: the start) and
@@ -62,15 +88,16 @@ def learn(
         context.progress(0.0, "looking for the learning rate")
         config = replace(config, learning_rate=find_learning_rate(model, train, loss, config).learning_rate)
         found["learning_rate"] = config.learning_rate
-    progress = _Progress(context, config.epochs, steps_in(config, len(train)), task.metric)
+    steps = steps_in(config, len(train))
+    watch = Watch(context, epochs=config.epochs, steps=steps, metric=task.metric, name=name, share=share)
     curve = fit(
         model,
         train,
         loss,
         config,
         validate=score or validation_score(data, names, task, threads),
-        on_epoch=progress.epoch,
-        on_step=progress.step,
+        on_epoch=watch.epoch,
+        on_step=watch.step,
         after_step=after_step,
         checkpoints=None if context.unfinished is None else context.unfinished / part,
     )
@@ -78,6 +105,34 @@ def learn(
     if kept != config.epochs:
         found |= {"kept_epoch": kept, "epochs_run": len(curve)}
     return {"curve": curve_of(curve), **found}
+
+
+def learn_labels(
+    model: GraphModule, specs: tuple[InputSpec, ...], stage: Learner, data: Dataset, context: Context
+) -> dict[str, Any]:
+    """Trains the dense model on its labels; what a stage tells of it: score, size, learning curve."""
+    from pipeline.stages.load import baseline
+
+    section, task = stage.learning, stage.task
+    assert section is not None
+    learned = learn(
+        model,
+        label_loss(task, section),
+        section,
+        data=data,
+        names=tuple(spec.name for spec in specs),
+        task=task,
+        seed=stage.seed,
+        threads=stage.threads,
+        context=context,
+    )
+    return {**baseline(model, specs, data, task, stage.threads), **learned}
+
+
+def label_loss(task: Task, section: LearningSection) -> Loss:
+    """The task's own loss."""
+    smoothing = section.label_smoothing
+    return lambda _inputs, labels, outputs: task.loss(outputs, labels, label_smoothing=smoothing)
 
 
 def validation_score(data: Dataset, names: tuple[str, ...], task: Task, threads: int) -> Callable[[GraphModule], float]:
@@ -91,35 +146,6 @@ def validation_score(data: Dataset, names: tuple[str, ...], task: Task, threads:
         return task.score(outputs, split.labels, outputs)
 
     return score
-
-
-@final
-class _Progress:
-    """Reports steps and epochs, and how long the rest will take."""
-
-    def __init__(self, context: Context, epochs: int, steps: int, metric: str) -> None:
-        self._context, self._epochs, self._steps = context, epochs, steps
-        self._metric = metric
-        self._begin: float | None = None
-        self._first = 0
-
-    def step(self, result: StepResult) -> None:
-        if self._begin is None:
-            self._begin, self._first = time.monotonic(), result.step
-        values = {"loss": result.loss, "learning_rate": result.learning_rate}
-        if result.gradient_norm is not None:
-            values["gradient_norm"] = result.gradient_norm
-        self._context.step(result.step, self._steps, result.epoch, values)
-
-    def epoch(self, result: EpochResult) -> None:
-        done = result.epoch / self._epochs
-        left = ""
-        here = self._steps * done - self._first
-        if self._begin is not None and here > 0:
-            left_s = (time.monotonic() - self._begin) * (self._steps * (1 - done)) / here
-            left = f", {left_s:.0f} s left" if left_s >= 1 else ""
-        text = f"epoch {result.epoch}/{self._epochs}{left}"
-        self._context.progress(done, text, loss=result.loss, **{self._metric: result.score})
 
 
 def curve_of(results: Sequence[EpochResult]) -> list[dict[str, Any]]:

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
-from pipeline.artifacts import DatasetInfo, TorchModel, WidthPlan
+from pipeline.artifacts import TorchModel, WidthPlan
 from pipeline.data import DataSource
 from pipeline.recipe import LearningSection, PruneSection
 from pipeline.stages.base import Context, Stage
-from pipeline.stages.learning import learn
-from pipeline.stages.load import size_of
+from pipeline.stages.edited import EditInputs, Workpiece
+from pipeline.stages.learning import label_loss, learn
 from pipeline.stages.scoring import Scored, score_units
 from pipeline.tasks import Task
 from pipeline.usercode import FactoryRef
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pipeline.edits import Edit
     from pipeline.pruning import Group, PruningGraph
     from pipeline.pruning.widths import Widths
-    from pipeline.tasks.base import Arrays
     from pipeline.torchmodel import InputSpec
 
 
@@ -33,12 +32,9 @@ _STATISTICS_BATCH: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PruneInputs:
-    """The model to prune, the dense one it came from, data to score with, and widths where a latency is asked for."""
+class PruneInputs(EditInputs):
+    """The model to prune, and the widths where a latency is asked for."""
 
-    data: DatasetInfo
-    model: TorchModel
-    dense: TorchModel
     plan: tuple[WidthPlan, ...]
 
 
@@ -80,14 +76,9 @@ class PruneStage(Stage[PruneInputs]):
         """Writes the small `TorchModel`; returns channel widths before and after, and what stayed whole and why."""
         from pipeline.pruning import find_groups
         from pipeline.pruning.schedule import steps_down
-        from pipeline.torchmodel import load_model, save_model
-        from pipeline.training import predict
 
-        model, specs, edits = load_model(src.model, self.factory, self.seed)
-        dense = model if src.model.digest == src.dense.digest else load_model(src.dense, self.factory, self.seed)[0]
-        data = context.data.checked(self.source, src.data)
-        split = data["validation"].bound(tuple(spec.name for spec in specs))
-        reference = predict(dense, split, threads=self.threads)
+        piece = Workpiece(self, src, context)
+        model, specs, data = piece.graph, piece.specs, piece.data
         context.progress(0.0, "finding channels that live and die together")
         graph = find_groups(model, statistics=self.prune.statistics)
         groups = self._groups(graph, src.plan)
@@ -95,22 +86,21 @@ class PruneStage(Stage[PruneInputs]):
         after = self._widths(model, graph, groups, scored, specs, src.plan)
         before = {group.name: group.size for group in groups}
         steps = steps_down(before, after, self.prune.schedule, self.prune.steps)
+        edits: list[Edit] = []
         small, told, curve = model, list[dict[str, Any]](), list[dict[str, Any]]()
         for number, widths in enumerate(steps, start=1):
             context.progress((number - 1) / len(steps), f"step {number} of {len(steps)}: removing channels")
             small, edit = self._step(small, widths, scored if number == 1 else None, data, specs, context)
-            edits = (*edits, edit)
+            edits.append(edit)
             told.append({"step": number, "kept_ratio": round(sum(widths.values()) / sum(before.values()), 4)})
             if self.prune.batch_norm_batches:
                 self._reestimate(small, data, specs, number)
-            told[-1] |= {"before_training": self._accuracy(small, split, reference)}
+            told[-1] |= {"before_training": piece.score(small)}
             if self.prune.finetune is not None:
-                curve += self._finetune(small, data, specs, context, number, len(curve))
-                told[-1] |= {"after_training": self._accuracy(small, split, reference)}
-        save_model(out, small, specs, edits)
+                curve += self._finetune(small, data, specs, context, number, len(steps), len(curve))
+                told[-1] |= {"after_training": piece.score(small)}
         return {
-            **self.task.named(self._accuracy(small, split, reference)),
-            **size_of(small, specs),
+            **piece.finish(small, edits, out),
             "widths": [{"group": g.name, "before": g.size, "after": after.get(g.name, g.size)} for g in graph.groups],
             "steps": told,
             **({"curve": curve} if curve else {}),
@@ -191,14 +181,21 @@ class PruneStage(Stage[PruneInputs]):
         return small, Channels(decisions=decisions)
 
     def _finetune(
-        self, gm: GraphModule, data: Dataset, specs: tuple[InputSpec, ...], context: Context, step: int, seen: int
+        self,
+        gm: GraphModule,
+        data: Dataset,
+        specs: tuple[InputSpec, ...],
+        context: Context,
+        step: int,
+        steps: int,
+        seen: int,
     ) -> list[dict[str, Any]]:
         """Trains the graph in place; its learning curve goes on from the epochs seen so far."""
         assert self.prune.finetune is not None
         section = self.prune.finetune
         learned = learn(
             gm,
-            lambda _inputs, labels, outputs: self.task.loss(outputs, labels, label_smoothing=section.label_smoothing),
+            label_loss(self.task, section),
             section,
             data=data,
             names=tuple(spec.name for spec in specs),
@@ -207,6 +204,8 @@ class PruneStage(Stage[PruneInputs]):
             threads=self.threads,
             context=context,
             part=f"step-{step}",
+            name=f"step {step} of {steps}, ",
+            share=((step - 1) / steps, step / steps),
         )
         return [{**row, "epoch": row["epoch"] + seen} for row in learned["curve"]]
 
@@ -222,12 +221,6 @@ class PruneStage(Stage[PruneInputs]):
             seed=self.seed + step,
             threads=self.threads,
         )
-
-    def _accuracy(self, gm: GraphModule, split: Split, reference: Arrays) -> float:
-        """The main metric on the validation split."""
-        from pipeline.training import predict
-
-        return float(self.task.score(predict(gm, split, threads=self.threads), split.labels, reference))
 
     def verify(self, src: PruneInputs, out: Path, results: Mapping[str, Any]) -> None:
         """Refuses a net from which nothing was removed."""

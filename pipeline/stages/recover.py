@@ -191,6 +191,7 @@ class Recovery:
         self, folder: Path, before: float, floor: float, tried: list[dict[str, Any]]
     ) -> tuple[float, dict[str, Any]]:
         """Quantisation-aware training; kept when it learned something and accuracy does not fall."""
+        from pipeline.stages.watching import Watch, hearing
         from targets.process import call_limited
 
         self.context.progress(0.8, f"training the int8 model: {self.task.metric} {before:.4f}, floor {floor:.4f}")
@@ -209,11 +210,18 @@ class Recovery:
                 "task": self.task.name,
                 "metric": "" if self.task.metric in self.task.functions else self.task.metric,
                 "section": section.model_dump(mode="json"),
+                "checkpoints": self._checkpoints(folder / "model.onnx"),
                 "out": str(out),
             },
             limits=self.limits,
             what="quantisation-aware training",
-        )
+            hear=hearing(
+                lambda begin: Watch(
+                    self.context, epochs=begin["epochs"], steps=begin["steps"], metric=begin["metric"],
+                    name="training the int8 model, ", share=(0.8, 0.85),
+                )
+            ),
+        )  # fmt: skip
         learned = summary["kept_epoch"] != 0
         accuracy = self._score(out, "trained") if learned else before
         kept = learned and accuracy >= before
@@ -222,6 +230,14 @@ class Recovery:
             return before, {}
         shutil.copyfile(out, folder / "model.onnx")
         return accuracy, {name: summary[name] for name in ("output_snr_db", "agreement")}
+
+    def _checkpoints(self, quantized: Path) -> str:
+        """Of the training of this very file: what quantised it within a time budget may give another next time."""
+        from targets.files import sha256_file
+
+        if self.context.unfinished is None:
+            return ""
+        return str(self.context.unfinished / f"qat-{sha256_file(quantized)[:16]}")
 
     def _samples(self, name: str, *, shuffled: bool) -> Path:
         """A split with its labels; the calibration samples, which have none there, where there is no train split."""

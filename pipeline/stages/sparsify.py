@@ -11,7 +11,7 @@ from pipeline.artifacts import TorchModel
 from pipeline.data import DataSource
 from pipeline.recipe import SparsifySection
 from pipeline.stages.base import Context, Stage
-from pipeline.stages.edited import EditInputs, finish, open_model
+from pipeline.stages.edited import EditInputs, Workpiece
 from pipeline.tasks import Task
 from pipeline.usercode import FactoryRef
 from targets.errors import InputError, faults_error
@@ -53,28 +53,17 @@ class SparsifyStage(Stage[EditInputs]):
         from pipeline.edits import Sparse
         from pipeline.sparsity import find_weights, with_zeros
 
-        opened = open_model(src, self.factory, self.seed)
-        found = find_weights(opened.graph)
+        piece = Workpiece(self, src, context)
+        found = find_weights(piece.graph)
         weights = self._unprotected(found)
         context.progress(0.3, f"choosing among {sum(weight.values.size for weight in weights):,} weights")
         masks = self._masks(weights)
-        sparse = with_zeros(opened.graph, masks)
+        sparse = with_zeros(piece.graph, masks)
         rows = [_row(weight, masks) for weight in found]
         edit = Sparse(zeros={row["weight"]: row["zeros"] for row in rows if row["weight"] in masks})
         edit.check(sparse)
         context.progress(0.6, "measuring the sparse model")
-        results = finish(
-            sparse,
-            [edit],
-            opened,
-            src=src,
-            out=out,
-            data=context.data.checked(self.source, src.data),
-            factory=self.factory,
-            task=self.task,
-            seed=self.seed,
-            threads=self.threads,
-        )
+        results = piece.finish(sparse, [edit], out)
         if self.sparsify.pattern is None:
             context.warn("single zeros make no engine faster: a file compresses better, and that is all")
         total, zeros = sum(row["elements"] for row in rows), sum(row["zeros"] for row in rows)

@@ -12,7 +12,7 @@ from pipeline.artifacts import TorchModel
 from pipeline.data import DataSource
 from pipeline.recipe import SurgerySection
 from pipeline.stages.base import Context, Stage
-from pipeline.stages.edited import EditInputs, Opened, bound, finish, open_model
+from pipeline.stages.edited import EditInputs, Workpiece
 from pipeline.tasks import Task
 from pipeline.usercode import FactoryRef
 from targets.errors import InputError, faults_error
@@ -20,7 +20,6 @@ from targets.errors import InputError, faults_error
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-    from pipeline.data import Dataset
     from pipeline.edits import Edit
     from pipeline.surgery import Swap
 
@@ -56,25 +55,12 @@ class SurgeryStage(Stage[EditInputs]):
 
     def run(self, src: EditInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the changed `TorchModel`; returns what was removed, cut and replaced."""
-        opened = open_model(src, self.factory, self.seed)
-        edits, told = self._edits(opened.graph)
+        piece = Workpiece(self, src, context)
+        edits, told = self._edits(piece.graph)
         context.progress(0.3, f"changing the model: {len(edits)} edits")
-        data = context.data.checked(self.source, src.data)
-        graph = self._apply(opened, edits, data)
+        graph = self._apply(piece, edits)
         context.progress(0.7, "measuring the changed model")
-        results = finish(
-            graph,
-            edits,
-            opened,
-            src=src,
-            out=out,
-            data=data,
-            factory=self.factory,
-            task=self.task,
-            seed=self.seed,
-            threads=self.threads,
-        )
-        return {**results, **told}
+        return {**piece.finish(graph, edits, out), **told}
 
     def _edits(self, graph: GraphModule) -> tuple[list[Edit], dict[str, Any]]:
         """The edits in order, and what the report says of them.
@@ -106,7 +92,7 @@ class SurgeryStage(Stage[EditInputs]):
         told = {"removed": [skip.block for skip in skips], "widths": widths, "replaced": _replaced(swaps)}
         return edits, told
 
-    def _apply(self, opened: Opened, edits: Sequence[Edit], data: Dataset) -> GraphModule:
+    def _apply(self, piece: Workpiece, edits: Sequence[Edit]) -> GraphModule:
         """The graph after all edits, new batch norms with the statistics of real samples."""
         import numpy as np
         import torch
@@ -114,10 +100,10 @@ class SurgeryStage(Stage[EditInputs]):
         from pipeline.edits import apply_edits
         from pipeline.surgery import measure_statistics
 
-        graph = apply_edits(opened.graph, edits)
-        new = {name for name, _ in graph.named_buffers()} - {name for name, _ in opened.graph.named_buffers()}
+        graph = apply_edits(piece.graph, edits)
+        new = {name for name, _ in graph.named_buffers()} - {name for name, _ in piece.graph.named_buffers()}
         if new:
-            split = bound(data, "train" if "train" in data.splits else "validation", opened)
+            split = piece.shown
             some = split.take(np.random.default_rng(self.seed).permutation(len(split))[:_STATISTICS_SAMPLES])
             inputs = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in some.inputs.items()}
             measure_statistics(graph, inputs, new)

@@ -62,7 +62,8 @@ def run_together(stage: Stage[Any], src: object, out: Path, context: Context) ->
             case "progress":
                 context.progress(message["done"], message["text"], **message["values"])
             case "step":
-                context.step(message["number"], message["steps"], message["epoch"], message["values"])
+                done, number, steps, epoch = message["place"]
+                context.step(done, number, steps, epoch, message["values"])
             case "warn":
                 context.warn(message["text"])
 
@@ -157,8 +158,8 @@ def _telling(context: Context, tell: Teller) -> Context:
             {"kind": "progress", "done": done, "text": text, "values": values}
         ),
         warn=lambda text: tell({"kind": "warn", "text": text}),
-        step=lambda number, steps, epoch, values: tell(
-            {"kind": "step", "number": number, "steps": steps, "epoch": epoch, "values": dict(values)}
+        step=lambda *place_and_values: tell(
+            {"kind": "step", "place": place_and_values[:-1], "values": dict(place_and_values[-1])}
         ),
     )
 

@@ -11,8 +11,8 @@ from pipeline.artifacts import TorchModel
 from pipeline.data import DataSource
 from pipeline.recipe import LearningSection, TrainSection
 from pipeline.stages.base import Context, Stage
-from pipeline.stages.learning import learn
-from pipeline.stages.load import LoadInputs, baseline, trace_checked
+from pipeline.stages.learning import learn_labels
+from pipeline.stages.load import LoadInputs, trace_checked
 from pipeline.tasks import Task
 from pipeline.usercode import FactoryRef
 
@@ -54,18 +54,7 @@ class TrainStage(Stage[LoadInputs]):
         from pipeline.torchmodel import make_model, save_model
 
         data = context.data.checked(self.source, src.data)
-        task = self.task
         graph, specs = trace_checked(make_model(self.factory, self.seed), data, self.task)
-        learned = learn(
-            graph,
-            lambda _inputs, labels, outputs: task.loss(outputs, labels, label_smoothing=self.train.label_smoothing),
-            self.train,
-            data=data,
-            names=tuple(spec.name for spec in specs),
-            task=self.task,
-            seed=self.seed,
-            threads=self.threads,
-            context=context,
-        )
+        learned = learn_labels(graph, specs, self, data, context)
         save_model(out, graph, specs, ())
-        return {**baseline(graph, specs, data, self.task, self.threads), **learned}
+        return learned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,17 +16,19 @@ from calibration.qat import DistillationLoss, DistillationSettings, QuantizedStu
 from pipeline.data import Split
 from pipeline.recipe import QatSection
 from pipeline.tasks import Task, make_task
+from pipeline.training.batches import steps_in
 from pipeline.training.config import TrainConfig, train_config
 from pipeline.training.loop import fit
 from pipeline.training.optimizers import ParameterGroup
 from pipeline.training.predicting import predict
 from targets.errors import InputError
 from targets.scheme import scheme
+from targets.telling import Teller
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.training.results import EpochResult
+    from pipeline.training.results import EpochResult, StepResult
 
 LABELS: Final = "labels."
 """Labels among the arrays of an archive: a name that no model input has."""
@@ -58,6 +61,8 @@ def train_quantized(
     score: Callable[[QuantizedStudent], float],
     label_loss: Callable[[Sequence[Tensor], Tensor], Tensor] | None = None,
     on_epoch: Callable[[EpochResult], None] = lambda _: None,
+    on_step: Callable[[StepResult], None] = lambda _: None,
+    checkpoints: Path | None = None,
 ) -> QatResult:
     """Trains weights, biases and scales of a Q/DQ file by distillation from its float parent.
 
@@ -72,6 +77,8 @@ def train_quantized(
         score: Of the student, higher is better.
         label_loss: The task's loss.
         on_epoch: Called with each epoch's figures.
+        on_step: Called with each step's figures.
+        checkpoints: A folder of this very training: it is saved there after each epoch, and goes on from there.
 
     Raises:
         InputError: A node has no differentiable implementation, or as `pipeline.training.fit`.
@@ -87,7 +94,9 @@ def train_quantized(
         config,
         validate=score,
         on_epoch=on_epoch,
+        on_step=on_step,
         groups=groups,
+        checkpoints=checkpoints,
     )
     changed = student.write(out)
     kept = next((result.epoch for result in curve if result.kept), 0)
@@ -103,7 +112,9 @@ def train_in_child(request: Mapping[str, Any]) -> dict[str, Any]:
             `calibration.child.calibrate_in_child` (the held-back ones judge the file written), ``training`` and
             ``validation`` (``.npz``, with labels where there are any), ``task`` and ``metric`` by name (a metric of
             the user's own code stays outside: the task's default stands for it), ``section`` (a
-            `QatSection` as JSON), ``seed``, ``threads``, ``time_budget_s``, ``scheme`` and ``out`` (file to write).
+            `QatSection` as JSON), ``seed``, ``threads``, ``time_budget_s``, ``scheme`` and ``out`` (file to write);
+            where wanted ``checkpoints`` (folder, see `train_quantized`) and ``tell`` (`targets.telling`: gets
+            ``begin`` with ``epochs``, ``steps`` and ``metric``, then each ``step`` and ``epoch``).
 
     Returns:
         ``{epochs_run, kept_epoch, training_samples, curve, changed_ratio, output_snr_db, agreement}``; the last two of
@@ -113,6 +124,7 @@ def train_in_child(request: Mapping[str, Any]) -> dict[str, Any]:
         InputError: As `train_quantized`, or the training samples do not fit the model.
     """
     from pipeline.stages.learning import curve_of
+    from pipeline.stages.watching import telling
 
     model, out = Path(request["model"]), Path(request["out"])
     task = make_task(request["task"], request.get("metric", ""))
@@ -131,24 +143,31 @@ def train_in_child(request: Mapping[str, Any]) -> dict[str, Any]:
             reference.append(_exact(student, split, config.threads))
         return task.score(predict(student, split, threads=config.threads), split.labels, reference[0])
 
-    learned = train_quantized(
-        Path(request.get("parent", model)),
-        Path(request["quantized"]),
-        train,
-        out,
-        config,
-        DistillationSettings(
-            loss=section.loss,
-            temperature=section.temperature,
-            inner_weight=section.inner_weight,
-            label_weight=section.label_weight,
-        ),
-        scale_ratio=section.scale_ratio,
-        score=score,
-        label_loss=None
-        if train.labels is None
-        else lambda outputs, labels: task.loss(outputs, labels, label_smoothing=section.label_smoothing),
-    )
+    with Teller(Path(request["tell"])) if "tell" in request else nullcontext(lambda _: None) as tell:
+        steps = steps_in(config, len(train))
+        tell({"kind": "begin", "epochs": config.epochs, "steps": steps, "metric": task.metric})
+        on_epoch, on_step = telling(tell)
+        learned = train_quantized(
+            Path(request.get("parent", model)),
+            Path(request["quantized"]),
+            train,
+            out,
+            config,
+            DistillationSettings(
+                loss=section.loss,
+                temperature=section.temperature,
+                inner_weight=section.inner_weight,
+                label_weight=section.label_weight,
+            ),
+            scale_ratio=section.scale_ratio,
+            score=score,
+            label_loss=None
+            if train.labels is None
+            else lambda outputs, labels: task.loss(outputs, labels, label_smoothing=section.label_smoothing),
+            on_epoch=on_epoch,
+            on_step=on_step,
+            checkpoints=Path(request["checkpoints"]) if request.get("checkpoints") else None,
+        )
     same_everywhere(out, scheme(str(request["scheme"])))
     found = Judge(model, held, threads=config.threads)(out)
     return {

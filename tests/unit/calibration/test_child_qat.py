@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,8 +13,10 @@ from calibration.fidelity import Judge
 from calibration.samples import CalibrationSet
 from pipeline.training.quantized import train_in_child
 from targets.errors import InputError
+from targets.process import Limits, call_limited
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -62,6 +64,36 @@ def test_the_best_epoch_is_written(request_of: dict[str, object], residual: Path
     data = (tmp_path / "trained.onnx").read_bytes()
     assert train_in_child(request_of) == found
     assert (tmp_path / "trained.onnx").read_bytes() == data
+
+
+@pytest.mark.long
+def test_an_interrupted_training_of_the_int8_file_goes_on(request_of: dict[str, object], tmp_path: Path) -> None:
+    """Promise: stopped in its third epoch and begun again, it ends with the same bytes, and tells every epoch once."""
+    whole = train_in_child(request_of | {"section": {"epochs": 4}})
+    data = (tmp_path / "trained.onnx").read_bytes()
+    request = request_of | {"section": {"epochs": 4}, "checkpoints": str(tmp_path / "kept")}
+    heard: list[Any] = []
+
+    def hear(message: Mapping[str, Any]) -> None:
+        heard.append(message)
+        if message["kind"] == "step" and message["result"]["epoch"] == 3 and len(heard) < 100:
+            heard.extend([{"kind": "stopped"}] * 100)
+            raise KeyboardInterrupt
+
+    def call() -> dict[str, object]:
+        return call_limited(
+            "pipeline.training.quantized:train_in_child", request, limits=Limits(timeout_s=250), what="QAT", hear=hear
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    before = len(heard)
+    assert call() == whole
+    assert (tmp_path / "trained.onnx").read_bytes() == data
+    assert heard[0] == {"kind": "begin", "epochs": 4, "steps": 12, "metric": "fidelity"}
+    again = heard[before:]
+    assert [m["result"]["epoch"] for m in again if m["kind"] == "epoch"] == [1, 2, 3, 4]
+    assert min(m["result"]["epoch"] for m in again if m["kind"] == "step") > 2
 
 
 def test_training_samples_of_another_shape_are_refused(request_of: dict[str, object], tmp_path: Path) -> None:

@@ -80,7 +80,9 @@ def recover(
         read_json=lambda _: {"inputs": [{"name": "x", "dtype": "float32", "shape": ["n", 1]}]}
     )
     nobody: Any = None
-    context: Any = SimpleNamespace(scratch=tmp_path, progress=lambda *_, **__: None, warn=world.warnings.append)
+    context: Any = SimpleNamespace(
+        scratch=tmp_path, progress=lambda *_, **__: None, warn=world.warnings.append, unfinished=tmp_path / "unfinished"
+    )
     recovery = Recovery(
         request={"samples": str(tmp_path / "samples.npz"), "float_out": "parent.onnx", "seed": 3},
         limits=Limits(timeout_s=1.0),

@@ -164,7 +164,8 @@ def test_frozen_normalisation_is_no_difference(run: Run, tmp_path: Path) -> None
 @pytest.mark.long
 def test_every_stage_that_trains_can(run: Run) -> None:
     """Promise: pruning in steps and distilling in two processes give the nets that one process gives."""
-    text = f"{RECIPE}[prune]\nratio = 0.5\nsteps = 2\n[prune.finetune]\nepochs = 1\n[distill]\nepochs = 1\n"
+    steps = "ratio = 0.5\nschedule = 'linear'\nsteps = 2"
+    text = f"{RECIPE}[prune]\n{steps}\n[prune.finetune]\nepochs = 1\n[distill]\nepochs = 1\n"
     results = [
         run("train.processes=1", f"prune.finetune.processes={n}", f"distill.processes={n}", text=text, until="distill")
         for n in (1, 2)
