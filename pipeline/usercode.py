@@ -18,6 +18,7 @@ from typing import Any, final
 
 from targets.errors import EdgepressError, Fault, InputError, nearest
 from targets.files import sha256_bytes, sha256_file
+from targets.memory import memory_guard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +151,8 @@ def call_factory(
         _check_arguments(function, arguments, factory, key)
         if prepare:
             prepare()
-        return function(**arguments)
+        with memory_guard(f"{key} = {str(factory)!r}"):
+            return function(**arguments)
     except EdgepressError:
         raise
     except (Exception, SystemExit) as error:  # a user's code may raise anything

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from targets.child import LIMIT_FAILED, NOT_STARTED, UNLIMITED
 from targets.errors import EnvironmentFailure, error_from_json
 from targets.files import disk_guard, megabytes, remove_tree
+from targets.memory import is_out_of_memory
 from targets.orphans import kill_marked
 from targets.telling import Listener
 
@@ -41,10 +42,6 @@ _NO_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType({})
 _INHERITED: Final = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ",
     "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "EDGEPRESS_TIMING_CACHE",
-)  # fmt: skip
-_NO_MEMORY: Final = (
-    b"MemoryError", b"bad_alloc", b"bad allocation", b"Cannot allocate memory", b"Failed to allocate memory",
-    b"can't allocate memory", b"CUDA out of memory",
 )  # fmt: skip
 
 
@@ -162,11 +159,6 @@ def call_limited(
         if result.returncode != 0 or not answer.is_file():
             raise RuntimeError(f"{what} ended with exit status {result.returncode} in {function}\n{stderr}")
         return _read_answer(answer, function)
-
-
-def is_out_of_memory(text: bytes) -> bool:
-    """Whether what a program left behind says that it got no memory."""
-    return any(sign in text for sign in _NO_MEMORY)
 
 
 def _crashed(what: str, name: str) -> EnvironmentFailure:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from pipeline.graph.mode import mark_always_training
-from targets.errors import InputError
+from targets.errors import EdgepressError, InputError
+from targets.memory import memory_guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -51,11 +52,13 @@ def trace(model: nn.Module, example: Mapping[str, Tensor]) -> fx.GraphModule:
     _run_once(model, values)
     batch = torch.export.Dim("batch")
     try:
-        with _quiet():
+        with _quiet(), memory_guard("tracing the model"):
             program = torch.export.export(
                 model, values, dynamic_shapes=_dynamic_shapes(model, values, batch), strict=False
             )
             gm = program.module(check_guards=False)
+    except EdgepressError:
+        raise
     except Exception as error:
         raise _untraceable(error, model) from error
     assert isinstance(gm, fx.GraphModule)
@@ -100,8 +103,10 @@ def _dynamic_shapes(model: nn.Module, values: tuple[Tensor, ...], batch: object)
 
 def _run_once(model: nn.Module, values: tuple[Tensor, ...]) -> None:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), memory_guard("the model's forward pass"):
             model(*values)
+    except EdgepressError:
+        raise
     except Exception as error:
         shapes = ", ".join(str(tuple(value.shape)) for value in values)
         raise InputError(

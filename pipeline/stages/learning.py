@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.stages.watching import Watch
+from targets.memory import memory_guard
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,17 +91,19 @@ def learn(
         found["learning_rate"] = config.learning_rate
     steps = steps_in(config, len(train))
     watch = Watch(context, epochs=config.epochs, steps=steps, metric=task.metric, name=name, share=share)
-    curve = fit(
-        model,
-        train,
-        loss,
-        config,
-        validate=score or validation_score(data, names, task, threads),
-        on_epoch=watch.epoch,
-        on_step=watch.step,
-        after_step=after_step,
-        checkpoints=None if context.unfinished is None else context.unfinished / part,
-    )
+    less = f"set batch_size below {config.batch_size} (accumulate makes up for it), or train on a machine with more"
+    with memory_guard("training", less):
+        curve = fit(
+            model,
+            train,
+            loss,
+            config,
+            validate=score or validation_score(data, names, task, threads),
+            on_epoch=watch.epoch,
+            on_step=watch.step,
+            after_step=after_step,
+            checkpoints=None if context.unfinished is None else context.unfinished / part,
+        )
     kept = next((result.epoch for result in curve if result.kept), 0)
     if kept != config.epochs:
         found |= {"kept_epoch": kept, "epochs_run": len(curve)}

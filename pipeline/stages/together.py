@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pipeline.stages.plain import from_plain, to_plain
 from targets.errors import EdgepressError, EnvironmentFailure, error_from_json
 from targets.files import DISK_FAULTS, disk_guard
-from targets.process import Limits, call_limited, is_out_of_memory
+from targets.memory import is_out_of_memory
+from targets.process import Limits, call_limited
 from targets.telling import Teller
 
 if TYPE_CHECKING:
