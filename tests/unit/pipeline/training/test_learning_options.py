@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.data import Split
 from pipeline.graph import trace
-from pipeline.training import Augmentation, Schedule, Scope, find_learning_rate, predict, reestimate_batch_norm
+from pipeline.training import Augmentation, Schedule, Scope, find_learning_rate, predict
 from targets.errors import InputError
 
 CONSTANT = Schedule(kind="constant", warmup_epochs=0)
@@ -215,24 +215,6 @@ def test_the_range_test_finds_a_rate_and_leaves_no_trace(world: Any) -> None:  #
     assert math.isclose(found.rates[0], 1e-6)
     results = world.fit(graph, split, learning_rate=found.learning_rate, epochs=10)
     assert results[-1].loss < results[0].loss
-
-
-def test_statistics_are_those_of_the_samples(world: Any) -> None:  # noqa: ANN401
-    """Promise: with one batch of everything, mean and variance before the normalisation are the samples' own."""
-    graph = world.graph(dropout=0.5)
-    before = state(graph)
-    assert reestimate_batch_norm(graph, world.split, batches=1, batch_size=26, seed=0, threads=1) == 1
-    x = torch.from_numpy(world.split.inputs["x"])
-    inner = nn.functional.conv2d(x, before["conv.weight"], before["conv.bias"], padding=1).double()
-    torch.testing.assert_close(
-        graph.get_buffer("bn.running_mean").double(), inner.mean((0, 2, 3)), rtol=1e-4, atol=1e-5
-    )
-    torch.testing.assert_close(graph.get_buffer("bn.running_var").double(), inner.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
-    assert all(
-        torch.equal(graph.state_dict()[n], t) for n, t in before.items() if "running" not in n and "tracked" not in n
-    )
-    assert np.array_equal(predict(graph, world.split, threads=1)[0], predict(graph, world.split, threads=1)[0])
-    assert reestimate_batch_norm(world.graph(norm=False), world.split, batches=1, batch_size=4, seed=0, threads=1) == 0
 
 
 def test_a_graph_of_two_inputs_trains() -> None:

@@ -15,7 +15,7 @@ from pipeline.training import reestimate_batch_norm
 
 def test_statistics_are_those_of_the_samples(world: Any) -> None:  # noqa: ANN401
     """Promise: mean over batches of each batch's mean and unbiased variance, as torch computes them; nothing else."""
-    graph = world.graph()
+    graph = world.graph(dropout=0.5)
     graph.get_buffer("bn.running_mean").fill_(7.0)
     graph.get_buffer("bn.running_var").fill_(9.0)
     before = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
