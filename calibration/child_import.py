@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration.child import write_json
+from calibration.modelfile import open_float
+from calibration.placement import place
+from calibration.prepare import prepare
+from calibration.samples import CalibrationSet
 from calibration.session import Session
+from calibration.work import macs
 from targets.onnxfile import io_of, open_onnx
+from targets.scheme import scheme
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,3 +60,19 @@ def run_in_child(request: Mapping[str, Any]) -> dict[str, object]:
     for number, arrays in enumerate(zip(*parts, strict=True)):
         np.save(Path(request["out"], f"{number}.npy"), np.concatenate(arrays), allow_pickle=False)
     return {"outputs": names}
+
+
+def weigh_in_child(request: Mapping[str, Any]) -> dict[str, object]:
+    """Multiply-accumulates of one sample in layers with weights: of ``model``, for one sample of ``inputs``.
+
+    Returns:
+        ``macs``.
+
+    Raises:
+        InputError: The model fails on the data.
+    """
+    prepared = prepare(open_float(Path(request["model"])))
+    placement = place(prepared.graph, scheme("ort-arm64"))
+    with np.load(request["inputs"], allow_pickle=False) as archive:
+        samples = CalibrationSet({name: archive[name] for name in archive.files}, batch_size=int(request["batch"]))
+    return {"macs": round(sum(macs(prepared, placement, samples, threads=1).values()))}

@@ -1,4 +1,4 @@
-"""Examines the machine: is everything there that a run needs?"""
+"""Examines the machine: is everything there that a run needs, and what would give it more?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,24 @@ from typing import Final
 from targets import machine
 from targets.errors import EdgepressError
 
-MINIMUM_VERSIONS: Final = {"torch": (2, 10), "onnx": (1, 21), "onnxruntime": (1, 24), "numpy": (1, 26)}
+MINIMUM_VERSIONS: Final = {
+    "torch": (2, 10), "onnx": (1, 21), "onnx-ir": (0, 1), "onnxscript": (0, 5), "onnxruntime": (1, 24),
+    "numpy": (1, 26), "lightning-fabric": (2, 5), "safetensors": (0, 5), "matplotlib": (3, 9),
+}  # fmt: skip
+EXTRAS: Final = {
+    "openvino": ("engine OpenVINO", ("openvino",)),
+    "tensorrt": ("engine TensorRT, for NVIDIA GPUs and Jetsons", ("tensorrt",)),
+    "tensorrt-rtx": ("engine TensorRT-RTX, for NVIDIA GPUs", ("tensorrt-rtx",)),
+    "search": ("edgepress search", ("optuna", "scipy")),
+    "tensorboard": ("--tensorboard", ("tensorboard",)),
+    "examples": ("image folders and the examples", ("pillow", "scikit-learn")),
+}
+"""Extra of the package: what it is for, and what it installs."""
+
+PROGRAMS: Final = {"ssh": "devices over ssh", "adb": "Android devices"}
+_FAST_INT8: Final = {"x86_64": ("avx512_vnni", "avx_vnni"), "aarch64": ("asimddp", "i8mm")}
+"""What makes int8 fast on a CPU, by its kind; any of them."""
+
 MINIMUM_FREE_BYTES: Final = 2 << 30
 
 
@@ -25,13 +42,15 @@ class Finding:
         subject: What it is about.
         ok: Whether it is as a run needs it.
         text: What was found.
-        fix: What to do when it is not ok.
+        fix: What to do when it is not ok, or to have more.
+        note: Nothing is missing, but there is something to say or to install.
     """
 
     subject: str
     ok: bool
     text: str
     fix: str = ""
+    note: bool = False
 
 
 def examine() -> list[Finding]:
@@ -40,6 +59,11 @@ def examine() -> list[Finding]:
         _python(),
         *(_library(name, least) for name, least in MINIMUM_VERSIONS.items()),
         _profile(),
+        _isa(),
+        *_measuring(),
+        *(_extra(extra, what, packages) for extra, (what, packages) in EXTRAS.items()),
+        *(_program(name, what) for name, what in PROGRAMS.items()),
+        _devices(),
         *_store(),
         _shadowing(),
     ]
@@ -77,6 +101,76 @@ def _profile() -> Finding:
         ok=True,
         text=f"{machine.cpu_model()}; {profile.description}, scheme {profile.quantization.scheme}",
     )
+
+
+def _isa() -> Finding:
+    """What the CPU has for eight bits; without it float often ships, and rightly."""
+    there, wanted = machine.cpu_features(), _FAST_INT8.get(machine.arch(), ())
+    has = [name for name in ("avx2", *wanted) if name in there]
+    text = f"{machine.arch()} with {' '.join(has) or 'no instructions for int8'}"
+    if not wanted or any(name in there for name in wanted):
+        return Finding(subject="cpu", ok=True, text=text)
+    why = f"{text}, without {' or '.join(wanted)}: int8 is often no faster than float"
+    return Finding(subject="cpu", ok=True, note=True, text=why, fix="measure on the device that counts: --device NAME")
+
+
+def _measuring() -> list[Finding]:
+    """What makes figures of this machine hard to trust."""
+    from targets.ondevice.system import machine_facts
+
+    facts = machine_facts()
+    found = [Finding(subject="cores", ok=True, text=f"{facts.get('usable_cores')} usable")]
+    governor = facts.get("governor")
+    if governor and governor != "performance":
+        found.append(
+            Finding(
+                subject="governor",
+                ok=True,
+                note=True,
+                text=f"{governor}: clocks follow the load",
+                fix="sudo cpupower frequency-set -g performance, while it is measured",
+            )
+        )
+    if facts.get("virtualised"):
+        text = "a virtual machine: others may use its CPU while it is measured"
+        found.append(
+            Finding(subject="virtual", ok=True, note=True, text=text, fix="trust ratios more than milliseconds")
+        )
+    return found
+
+
+def _extra(extra: str, what: str, packages: tuple[str, ...]) -> Finding:
+    """An optional part."""
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            fix = f"pip install 'edgepress[{extra}]'"
+            return Finding(subject=f"[{extra}]", ok=True, note=True, text=f"{what}: not installed", fix=fix)
+    text = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return Finding(subject=f"[{extra}]", ok=True, text=f"{what}: {text}")
+
+
+def _program(name: str, what: str) -> Finding:
+    package = {"ssh": "openssh-client", "adb": "adb"}[name]
+    if path := shutil.which(name):
+        return Finding(subject=name, ok=True, text=f"{what}: {path}")
+    return Finding(subject=name, ok=True, note=True, text=f"{what}: not installed", fix=f"apt-get install {package}")
+
+
+def _devices() -> Finding:
+    """What is registered; nothing is asked of the devices."""
+    from targets.devices.registry import Registry
+
+    try:
+        names = sorted(Registry().entries())
+    except EdgepressError as error:
+        return Finding(subject="devices", ok=False, text=f"{error.what}: {error.why}", fix=error.fix)
+    if names:
+        return Finding(subject="devices", ok=True, text=", ".join(names))
+    fix = "edgepress devices add NAME --ssh USER@HOST"
+    return Finding(subject="devices", ok=True, note=True, text="none is registered", fix=fix)
 
 
 def _store() -> list[Finding]:

@@ -26,6 +26,11 @@ class Answers:
         npz: An ``.npz`` file instead.
         task: Name of the task.
         target: Profile name or file.
+        images: A folder of images instead of data of another form.
+        image_size: Height and width that images are brought to.
+        accuracy_drop: Largest loss that may ship.
+        latency_ms: Ceiling; None for none.
+        found: What was found out about model and data, one line each.
     """
 
     model: str | None
@@ -35,6 +40,51 @@ class Answers:
     npz: str | None
     task: str
     target: str
+    images: str | None = None
+    image_size: tuple[int, int] | None = None
+    accuracy_drop: float = 0.01
+    latency_ms: float | None = None
+    found: tuple[str, ...] = ()
+
+
+def check_answers(answers: Answers) -> None:
+    """One model, one source of data, and what belongs to each.
+
+    Raises:
+        UsageError: Model or data are missing, or given twice; or weights beside an ONNX file.
+    """
+    if bool(answers.model) == bool(answers.onnx):
+        raise UsageError(
+            "init needs one model",
+            "neither or both of --model and --onnx were given",
+            "give --model net.py:make_net, or --onnx net.onnx",
+        )
+    if sum(map(bool, (answers.data, answers.npz, answers.images))) != 1:
+        raise UsageError(
+            "init needs one data source",
+            "none or several of --data, --npz and --images were given",
+            "give --data data.py:make_data, --npz data.npz, or --images FOLDER --image-size 224x224",
+        )
+    if answers.images and answers.image_size is None:
+        raise UsageError("--images without --image-size", "arrays have one size", "add e.g. --image-size 224x224")
+    if answers.onnx and answers.weights:
+        raise UsageError("init cannot use --weights", "an ONNX file holds its weights", "leave --weights out")
+
+
+def recipe_of(answers: Answers, path: Path) -> Recipe:
+    """The recipe that these answers make, checked; its files are not looked at.
+
+    Raises:
+        UsageError: As `check_answers`.
+        InputError: The target does not exist, or the answers do not fit together.
+    """
+    check_answers(answers)
+    document = tomllib.loads(recipe_text(answers))
+    recipe = Recipe.model_validate({"name": "recipe", "folder": path.absolute().parent, **document})
+    load_profiles(recipe)
+    if faults := consistency_faults(recipe):
+        raise faults_error("the recipe these answers make", faults)
+    return recipe
 
 
 def write_recipe(answers: Answers, path: Path) -> None:
@@ -44,28 +94,10 @@ def write_recipe(answers: Answers, path: Path) -> None:
         UsageError: Model or data are missing, or given twice; or weights beside an ONNX file.
         InputError: The file exists already, or the target does not.
     """
-    if bool(answers.model) == bool(answers.onnx):
-        raise UsageError(
-            "init needs one model",
-            "neither or both of --model and --onnx were given",
-            "give --model net.py:make_net, or --onnx net.onnx",
-        )
-    if bool(answers.data) == bool(answers.npz):
-        raise UsageError(
-            "init needs one data source",
-            "neither or both of --data and --npz were given",
-            "give --data data.py:make_data, or --npz data.npz",
-        )
-    if answers.onnx and answers.weights:
-        raise UsageError("init cannot use --weights", "an ONNX file holds its weights", "leave --weights out")
-    text = recipe_text(answers)
-    recipe = Recipe.model_validate({"name": "recipe", "folder": path.absolute().parent, **tomllib.loads(text)})
-    load_profiles(recipe)
-    if faults := consistency_faults(recipe):
-        raise faults_error("the recipe these answers make", faults)
+    recipe_of(answers, path)
     if path.exists():
         raise InputError(f"{path} exists already", "init never overwrites", "choose another file with --out")
-    write_atomic(path, text.encode())
+    write_atomic(path, recipe_text(answers).encode())
 
 
 def recipe_text(answers: Answers) -> str:
@@ -73,12 +105,15 @@ def recipe_text(answers: Answers) -> str:
     sections = [_head(answers), _model(answers), _data(answers)]
     if answers.model:
         sections += [] if answers.weights else [_TRAIN]
-        sections += [_PRUNE, *([_distill(answers.task)] if answers.task != "fidelity" and answers.data else [])]
-    return "\n".join([*sections, _TAIL])
+        own_splits = answers.data or answers.images
+        sections += [_PRUNE, *([_distill(answers.task)] if answers.task != "fidelity" and own_splits else [])]
+    return "\n".join([*sections, _tail(answers)])
 
 
 def _head(answers: Answers) -> str:
+    found = "".join(f"# {_printable(line)}\n" for line in answers.found)
     return (
+        f"{found}"
         f'task = "{answers.task}"            # {_TASK_NOTES[answers.task]}\n'
         f"targets = {_toml([answers.target])}\n"
         "seed = 0\n"
@@ -99,7 +134,26 @@ def _model(answers: Answers) -> str:
     )
 
 
+def _tail(answers: Answers) -> str:
+    ceiling = f"latency_ms = {answers.latency_ms:g}" if answers.latency_ms else "# latency_ms = 5.0"
+    return _TAIL.format(drop=f"accuracy_drop = {answers.accuracy_drop:g}", ceiling=ceiling)
+
+
+def _printable(line: str) -> str:
+    """Foreign names must not end a comment."""
+    return "".join(char if char.isprintable() else "?" for char in line)
+
+
 def _data(answers: Answers) -> str:
+    if answers.images:
+        assert answers.image_size is not None
+        return (
+            f"[data.images]\nfolder = {_toml(answers.images)}               # a folder a class;"
+            f" with train/, validation/, test/ on top these are the splits\n"
+            f"size = {_toml(list(answers.image_size))}                  # height, width\n"
+            '# fit = "crop"                      # stretch to the size, or crop to its shape first\n'
+            "# mean = [0.485, 0.456, 0.406]      # of pixels from 0 to 1, and std; as the model was trained\n"
+        )
     if answers.npz:
         return (
             f"[data]\nnpz = {_toml(answers.npz)}                # arrays named like the model's inputs, and `labels`\n"
@@ -151,8 +205,8 @@ learning_rate = 0.02
 """
 _TAIL = """\
 [budget]
-accuracy_drop = 0.01                # against the dense fp32 model, on the validation split
-# latency_ms = 5.0                  # ceilings; what misses one does not ship (also latency_p95_ms, energy_mj)
+{drop:<35} # against the dense fp32 model, on the validation split
+{ceiling:<35} # ceilings; what misses one does not ship (also latency_p95_ms, energy_mj)
 # memory_mb = 200
 # size_mb = 10
 

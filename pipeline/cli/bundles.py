@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import epilog, json_option, print_json
+from pipeline.cli.options import epilog, json_option, print_json, quiet_option
+from pipeline.cli.waiting import waiting
 
 
 @click.command(
@@ -37,9 +38,17 @@ from pipeline.cli.options import epilog, json_option, print_json
     metavar="SHA256",
     help="Run this engine although it is native code (a TensorRT plan) and was not built here (repeatable).",
 )
+@quiet_option
 @json_option
 def verify(
-    bundle: Path, *, engine: bool, key: Path | None, signature: Path | None, trusted: Sequence[str], as_json: bool
+    bundle: Path,
+    *,
+    engine: bool,
+    key: Path | None,
+    signature: Path | None,
+    trusted: Sequence[str],
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Check a bundle, a folder or its .tar.gz: every byte, its signature, then the engine's answers."""
     from pipeline.bundling.verify import verify_bundle
@@ -47,7 +56,8 @@ def verify(
 
     if signature is not None and key is None:
         raise UsageError("--signature without --key", "a signature is checked against a key", "add --key KEY.pub.pem")
-    checked = verify_bundle(bundle, run_engine=engine, key=key, signatures=signature, trusted=trusted)
+    with waiting(f"checking {bundle.name}", quiet=quiet or as_json):
+        checked = verify_bundle(bundle, run_engine=engine, key=key, signatures=signature, trusted=trusted)
     if as_json:
         print_json(dataclasses.asdict(checked))
         return

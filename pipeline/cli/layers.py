@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pipeline.cli.options import epilog, json_option, print_json
+from pipeline.cli.options import epilog, json_option, print_json, quiet_option
+from pipeline.cli.waiting import waiting
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,8 +30,11 @@ _UNKNOWN: Final = "(not in the model)"
 @click.option("--affinity", default="default", show_default=True, metavar="CPUS", help="big, little, or e.g. 0,2-3.")
 @click.option("--iterations", type=click.IntRange(1, 100_000), default=200, show_default=True)
 @click.option("--top", type=click.IntRange(1), default=None, help="Show the slowest N layers only.")
+@quiet_option
 @json_option
-def layers(bundle: Path, device_name: str, affinity: str, iterations: int, top: int | None, *, as_json: bool) -> None:
+def layers(
+    bundle: Path, device_name: str, affinity: str, iterations: int, top: int | None, *, quiet: bool, as_json: bool
+) -> None:
     """Time every layer of BUNDLE on a device, and hold it against what the device can do.
 
     What the device can do is measured once (about 10 s) and kept for 30 days.
@@ -45,17 +49,16 @@ def layers(bundle: Path, device_name: str, affinity: str, iterations: int, top: 
 
     place = device(device_name)
     state = measuring_folder(private_root(default_store_root(os.environ)))
-    with tempfile.TemporaryDirectory(prefix="edgepress-layers-") as private:
+    with (
+        tempfile.TemporaryDirectory(prefix="edgepress-layers-") as private,
+        waiting("opening the bundle", quiet=quiet or as_json) as say,
+        place.session() as session,
+    ):
         (opened,) = open_bundles([bundle], Path(private))
-        with place.session() as session:
-            found = profile_engine(
-                session,
-                opened.folder,
-                opened.entrant.samples,
-                iterations=iterations,
-                affinity=affinity,
-                state=state,
-            )
+        say(f"profiling on {device_name}")
+        found = profile_engine(
+            session, opened.folder, opened.entrant.samples, iterations=iterations, affinity=affinity, state=state
+        )
     if as_json:
         print_json(found)
         return

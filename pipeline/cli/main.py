@@ -14,8 +14,9 @@ import click
 from pipeline.cli.bundles import sign, verify
 from pipeline.cli.devices import devices
 from pipeline.cli.explain import COMPLETE_VARIABLE, completion, explain
+from pipeline.cli.init import init
 from pipeline.cli.layers import layers
-from pipeline.cli.maintenance import cache, doctor, init, schema
+from pipeline.cli.maintenance import cache, doctor, schema
 from pipeline.cli.measure import compare, measure
 from pipeline.cli.options import VERSION
 from pipeline.cli.report import report

@@ -1,14 +1,12 @@
-"""``cache``, ``doctor``, ``init`` and ``schema``."""
+"""``cache``, ``doctor`` and ``schema``."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.cli.options import epilog, json_option, print_json
-from pipeline.tasks import TASKS
 
 
 @click.group(short_help="The store of finished stages.", epilog=epilog("edgepress cache ls"))
@@ -92,7 +90,7 @@ def gc(max_age_days: float | None, *, everything: bool, as_json: bool) -> None:
 @click.command(epilog=epilog("edgepress doctor"))
 @json_option
 def doctor(*, as_json: bool) -> None:
-    """Check this machine: Python, libraries, CPU, store, disk."""
+    """Check this machine, and say what to install: libraries, extras, CPU, tools for devices, store, disk."""
     import dataclasses
 
     from pipeline.assist.doctor import examine
@@ -103,51 +101,19 @@ def doctor(*, as_json: bool) -> None:
         print_json([dataclasses.asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            mark, remedy = ("ok  ", "") if finding.ok else ("FAIL", f"; {finding.fix}")
-            click.echo(f"{mark} {finding.subject:<14} {finding.text}{remedy}")
+            mark = "FAIL" if not finding.ok else "note" if finding.note else "ok  "
+            click.echo(f"{mark} {finding.subject:<17} {finding.text}")
+            if finding.fix and mark != "ok  ":
+                click.echo(f"     {'':<17} fix: {finding.fix}")
+        notes = sum(finding.ok and finding.note for finding in findings)
+        if all(finding.ok for finding in findings):
+            more = f"; {notes} notes say what would give it more" if notes else ""
+            click.echo(f"This machine can run recipes{more}.")
     bad = [finding for finding in findings if not finding.ok]
     if bad:
         raise EnvironmentFailure(
             f"{len(bad)} checks failed", "; ".join(f"{f.subject}: {f.text}" for f in bad), "; ".join(f.fix for f in bad)
         )
-
-
-@click.command(
-    epilog=epilog(
-        "edgepress init --model net.py:make_net --data data.py:make_data",
-        "edgepress init --onnx net.onnx --npz data.npz",
-    )
-)
-@click.option("--model", help="Factory of the model, file.py:function.")
-@click.option("--weights", help="Trained weights (.safetensors, .pt); without them the recipe gets a [train] section.")
-@click.option("--onnx", help="An ONNX file instead of a factory.")
-@click.option("--data", help="Factory of the data, file.py:function.")
-@click.option("--npz", help="An .npz file with arrays named like the inputs, and `labels`.")
-@click.option(
-    "--task",
-    type=click.Choice([*TASKS]),
-    default="classification",
-    show_default=True,
-    metavar="TASK",
-    help=f"What the model is for: {', '.join(TASKS)}.",
-)
-@click.option("--target", default="host", show_default=True, help="Profile name or file.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("recipe.toml"), show_default=True)
-def init(
-    model: str | None,
-    weights: str | None,
-    onnx: str | None,
-    data: str | None,
-    npz: str | None,
-    task: str,
-    target: str,
-    out: Path,
-) -> None:
-    """Write a commented recipe for your model. Never overwrites a file."""
-    from pipeline.assist.init import Answers, write_recipe
-
-    write_recipe(Answers(model=model, weights=weights, onnx=onnx, data=data, npz=npz, task=task, target=target), out)
-    click.echo(f"wrote {out}; next: edgepress plan {out}, then edgepress run {out}")
 
 
 @click.command(epilog=epilog("edgepress schema recipe > recipe.schema.json", "edgepress schema recipe --format md"))

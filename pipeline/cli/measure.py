@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pipeline.cli.options import epilog, json_option, print_json
+from pipeline.cli.options import epilog, json_option, print_json, quiet_option
 
 if TYPE_CHECKING:
     from pipeline.benchmarking.everywhere import Finished, Scoring
@@ -56,6 +56,7 @@ def _options(command: Command) -> Command:
             click.option("--roofline", is_flag=True, help="Say which share of the attainable speed was reached."),
             click.option("--affinity", metavar="CPUS", help="default, big, little or a list such as 0,2-3."),
             click.option("--strict", is_flag=True, help="Exit with 6 when a measurement is void (grade F)."),
+            quiet_option,
             json_option,
             click.option(
                 "--out", type=click.Path(path_type=Path, file_okay=False),
@@ -104,6 +105,7 @@ def _measure(
     energy: bool,
     roofline: bool,
     strict: bool,
+    quiet: bool,
     as_json: bool,
     out: Path | None,
     **plan: Any,  # noqa: ANN401 - what _campaign_options takes
@@ -137,7 +139,7 @@ def _measure(
             reproduce=_again(command),
         )
         state = measuring_folder(private_root(default_store_root(os.environ)))
-        with MeasuringObserver(quiet=as_json) as shown:
+        with MeasuringObserver(quiet=quiet, as_json=as_json) as shown:
             finished = measure_everywhere(
                 found, wanted, Path(scratch), state=state, on_progress=shown.progress, on_note=shown.note
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import threading
 from contextlib import AbstractContextManager
@@ -23,22 +24,27 @@ class MeasuringObserver(AbstractContextManager["MeasuringObserver"]):
     """Told by the threads of several campaigns what they do; writes to stderr only.
 
     Args:
-        quiet: Show bars in a terminal, and nothing elsewhere.
+        quiet: Show nothing.
+        as_json: Write a JSON line for each step instead.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self._quiet, self._as_json = quiet, as_json
         self._lock = threading.Lock()
         self._said: dict[str, Any] = {}
         self._tasks: dict[str, TaskID] = {}
         self._bars: Bars | None = None
 
     def __enter__(self) -> MeasuringObserver:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._quiet and not self._as_json:
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-            columns = (TextColumn("{task.fields[device]}"), BarColumn(), TextColumn("{task.description}"))
+            name, now = (
+                TextColumn("{task.fields[device]}", markup=False),
+                TextColumn("{task.description}", markup=False),
+            )
+            columns = (SpinnerColumn(), name, BarColumn(bar_width=20), now, TimeElapsedColumn())
             self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
             self._bars.start()
         return self
@@ -66,5 +72,9 @@ class MeasuringObserver(AbstractContextManager["MeasuringObserver"]):
                 self._bars.update(self._tasks[device], description=text, completed=share)
             elif not self._quiet and self._said.get(device) != once:
                 self._said[device] = once
+                line = f"{device}: {text}"
+                if self._as_json:
+                    told = {"event": "Measuring", "device": device, "text": text, "done": share}
+                    line = json.dumps(told, sort_keys=True)
                 with contextlib.suppress(BrokenPipeError):
-                    click.echo(f"{device}: {text}", err=True)
+                    click.echo(line, err=True)

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pipeline.events import Observer
+from pipeline.events import Event, Observer
 
 
 @contextmanager
-def observing(*, as_json: bool, log_dir: Path | None = None, tensorboard: Path | None = None) -> Iterator[Observer]:
+def observing(
+    *, as_json: bool, quiet: bool = False, log_dir: Path | None = None, tensorboard: Path | None = None
+) -> Iterator[Observer]:
     """The observer that the options of a command ask for.
 
     Raises:
@@ -20,9 +22,16 @@ def observing(*, as_json: bool, log_dir: Path | None = None, tensorboard: Path |
     from pipeline.steplog import StepLog, TensorBoardLog
 
     with ExitStack() as stack:
-        observer: Observer = json_observer if as_json else stack.enter_context(ConsoleObserver())
+        observer: Observer = _silent if quiet else json_observer
+        if not quiet and not as_json:
+            observer = stack.enter_context(ConsoleObserver())
         if log_dir is not None:
             observer = stack.enter_context(StepLog(observer, log_dir / "steps.jsonl"))
         if tensorboard is not None:
             observer = stack.enter_context(TensorBoardLog(observer, tensorboard))
         yield observer
+
+
+def _silent(event: Event) -> None:
+    """Shows nothing."""
+    del event

@@ -48,6 +48,7 @@ tensorboard_option = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="Write TensorBoard scalars of every training there (needs edgepress[tensorboard]).",
 )
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress: results and errors only.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from pipeline.cli.options import (
     json_option,
     out_option,
     print_json,
+    quiet_option,
     recipe_argument,
     set_option,
     target_option,
@@ -41,6 +41,7 @@ from pipeline.cli.options import (
               help="Begin no further candidate after that long.")  # fmt: skip
 @click.option("--storage", metavar="PLACE", help="Study that several workers share: a journal file, or a database URL.")
 @click.option("--take-back", is_flag=True, help="Try again what lost workers of other machines had under way.")
+@quiet_option
 @json_option
 def search(
     recipe: Path,
@@ -53,6 +54,7 @@ def search(
     storage: str | None,
     *,
     take_back: bool,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Try candidates until trials or time are used up, into OUT/<recipe name>/<target>.search/.
@@ -60,7 +62,7 @@ def search(
     Stop it at any moment: the best bundle so far, the front and the study are on the disk; the same command goes on.
     """
     from pipeline.api import open_store
-    from pipeline.cli.console import ConsoleObserver, json_observer
+    from pipeline.cli.observing import observing
     from pipeline.recipe import load_recipe
     from pipeline.search import search as run_search
 
@@ -69,7 +71,7 @@ def search(
     loaded = load_recipe(recipe, with_device((*overrides, *asked), device))
     if loaded.search is None:
         loaded = load_recipe(recipe, with_device((*overrides, "search={}"), device))
-    with nullcontext(json_observer) if as_json else ConsoleObserver() as observer:
+    with observing(as_json=as_json, quiet=quiet) as observer:
         results = run_search(
             loaded,
             targets=targets,

@@ -16,6 +16,7 @@ from pipeline.cli.options import (
     log_option,
     out_option,
     print_json,
+    quiet_option,
     recipe_argument,
     set_option,
     target_option,
@@ -52,6 +53,7 @@ _STAGE_HELP: Final = {
 @set_option
 @log_option
 @tensorboard_option
+@quiet_option
 @json_option
 def run(
     recipe: Path,
@@ -62,6 +64,7 @@ def run(
     log_dir: Path | None,
     tensorboard: Path | None,
     *,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Run a recipe to a verified bundle and a report, in OUT/<recipe name>/<target>/."""
@@ -69,7 +72,7 @@ def run(
     from pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, with_device(overrides, device))
-    with observing(as_json=as_json, log_dir=log_dir, tensorboard=tensorboard) as observer:
+    with observing(as_json=as_json, quiet=quiet, log_dir=log_dir, tensorboard=tensorboard) as observer:
         results = compress(loaded, targets=targets, out=out, observer=observer)
     if as_json:
         print_json([{"target": r.target, "folder": str(r.folder), "run": dict(r.run)} for r in results])
@@ -134,6 +137,7 @@ def _stage_command(stage: str) -> click.Command:
     @set_option
     @log_option
     @tensorboard_option
+    @quiet_option
     @json_option
     def command(
         recipe: Path,
@@ -144,9 +148,10 @@ def _stage_command(stage: str) -> click.Command:
         log_dir: Path | None,
         tensorboard: Path | None,
         *,
+        quiet: bool,
         as_json: bool,
     ) -> None:
-        with observing(as_json=as_json, log_dir=log_dir, tensorboard=tensorboard) as observer:
+        with observing(as_json=as_json, quiet=quiet, log_dir=log_dir, tensorboard=tensorboard) as observer:
             _run_until(stage, recipe, targets, out, with_device(overrides, device), observer, as_json=as_json)
 
     return command

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pipeline.cli.options import epilog, json_option, print_json
+from pipeline.cli.options import epilog, json_option, print_json, quiet_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -121,9 +121,17 @@ def validate(files: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("--model", type=click.Path(path_type=Path), help="Measure this float ONNX model, not two small nets.")
 @click.option("--budget-s", type=float, default=_BUDGET_S, show_default=True, help="Time for all of it.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads to measure with; default: one a core.")
+@quiet_option
 @json_option
 def probe(
-    device: str, *, out: Path | None, model: Path | None, budget_s: float, threads: int | None, as_json: bool
+    device: str,
+    *,
+    out: Path | None,
+    model: Path | None,
+    budget_s: float,
+    threads: int | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Find out which engine and int8 dialect are fastest on a machine, and write a profile that says so.
 
@@ -155,7 +163,7 @@ def probe(
         command=_again(device, model, budget_s),
     )
     state = measuring_folder(private_root(default_store_root(os.environ)))
-    with MeasuringObserver(quiet=as_json) as shown:
+    with MeasuringObserver(quiet=quiet, as_json=as_json) as shown:
         probed = run_probe(
             found,
             options,

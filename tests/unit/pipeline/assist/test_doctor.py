@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.assist.doctor import Finding, examine
+from targets import machine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,36 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(metadata, "version", missing)
     assert not finding("onnx").ok
     assert finding("onnx").fix.startswith("pip install 'onnx>=")
+
+
+def test_an_extra_that_is_not_there_is_a_note_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody must have every engine: the doctor says what to install for which purpose, and stays content."""
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name in {"optuna", "openvino"}:
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for subject, fix in (
+        ("[search]", "pip install 'edgepress[search]'"),
+        ("[openvino]", "pip install 'edgepress[openvino]'"),
+        ("adb", "apt-get install adb"),
+        ("ssh", "apt-get install openssh-client"),
+    ):
+        found = finding(subject)
+        assert (found.ok, found.note, found.fix) == (True, True, fix)
+
+
+def test_a_cpu_without_fast_int8_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a run, not after it: there float often ships."""
+    monkeypatch.setattr(machine, "arch", lambda: "x86_64")
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset({"avx2"}))
+    assert finding("cpu").note
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset({"avx2", "avx_vnni"}))
+    assert not finding("cpu").note
 
 
 def test_a_full_disk_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,35 @@
+"""What takes long and tells no share: silent when quick, a line a step in a log, nothing when quiet."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pipeline.cli import waiting as module
+
+
+def test_a_log_gets_a_line_for_a_slow_step_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No carriage returns, no line for what is over at once, and each slow step once."""
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.0)
+    with module.waiting("opening") as say:
+        _until(lambda: "opening" in capsys.readouterr().err)
+        say("profiling")
+        _until(lambda: "profiling ..." in capsys.readouterr().err)
+    monkeypatch.setattr(module, "_PATIENCE_S", 3600.0)
+    with module.waiting("quick"):
+        pass
+    with module.waiting("hidden", quiet=True) as say:
+        say("hidden too")
+    assert not capsys.readouterr().err
+
+
+def _until(holds: object) -> None:
+    assert callable(holds)
+    for _ in range(400):
+        if holds():
+            return
+        time.sleep(0.05)
+    pytest.fail("no line came")
