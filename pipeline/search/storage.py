@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from targets.errors import EnvironmentFailure, InputError
-from targets.files import disk_guard
+from targets.errors import EdgepressError, EnvironmentFailure, InputError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -16,10 +15,8 @@ if TYPE_CHECKING:
 def open_storage(place: str) -> BaseStorage:
     """The storage at a path (a journal file, made when missing), a Redis URL, or a URL of SQLAlchemy.
 
-    A line that an interrupted writer left half written is cut off the journal.
-
     Raises:
-        InputError: The URL is not one that optuna can open.
+        InputError: The URL is not one that optuna can open, or the file is damaged.
         EnvironmentFailure: optuna is not installed, the server does not answer, or the file cannot be written.
     """
     try:
@@ -32,9 +29,7 @@ def open_storage(place: str) -> BaseStorage:
     if "://" not in place:
         return _journal_file(Path(place))
     try:
-        if place.startswith("redis"):
-            return optuna.storages.JournalStorage(optuna.storages.journal.JournalRedisBackend(place))
-        return optuna.storages.RDBStorage(place)
+        return _redis(place) if place.startswith("redis") else optuna.storages.RDBStorage(place)
     except ImportError as error:
         raise EnvironmentFailure(
             f"cannot open the study at {_public(place)}", str(error), "install the driver of that database"
@@ -49,26 +44,32 @@ def open_storage(place: str) -> BaseStorage:
 
 def _journal_file(path: Path) -> BaseStorage:
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-    with disk_guard(f"opening the study {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = JournalFileOpenLock(str(path))
-        backend = JournalFileBackend(str(path), lock_obj=lock)
-        lock.acquire()
-        try:
-            _cut_torn_line(path)
-        finally:
-            lock.release()
-    return JournalStorage(backend)
+    from pipeline.search.journal import JournalFile, damaged
+
+    try:
+        return JournalStorage(JournalFile(path))
+    except EdgepressError:
+        raise
+    except Exception as error:  # whatever optuna meets in events that hold together and make no sense
+        raise damaged(path, f"its events make no sense ({type(error).__name__})") from error
 
 
-def _cut_torn_line(path: Path) -> None:
-    with path.open("rb+") as file:
-        data = file.read()
-        if data and not data.endswith(b"\n"):
-            file.truncate(data.rfind(b"\n") + 1)
-            os.fsync(file.fileno())
+def _redis(place: str) -> BaseStorage:
+    """Events only: optuna keeps snapshots there too, pickles that whoever can write to that server could forge."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import BaseJournalBackend, JournalRedisBackend
+
+    server = JournalRedisBackend(place)
+
+    class Events(BaseJournalBackend):
+        def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+            return server.read_logs(log_number_from)
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            server.append_logs(logs)
+
+    return JournalStorage(Events())
 
 
 def _public(place: str) -> str:

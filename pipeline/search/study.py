@@ -13,23 +13,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal, final
 from pipeline.search.candidates import Engine, Excess, Tried, cost
 from pipeline.search.proxies import Glance
 from pipeline.search.space import Choices, Numbers, Space, decoded
-from targets.devices.holder import has_ended, this_process
-from targets.errors import Fault, faults_error
-from targets.files import sha256_bytes
+from pipeline.search.workers import give_back, is_left, is_marked, join, mark
+from targets.errors import Fault, InputError, faults_error
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy
     from optuna import Trial
     from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
     from optuna.study import StudyDirection
     from optuna.trial import FrozenTrial
 
     from pipeline.recipe.searching import SearchSection
 
-_WORKER: Final = "worker"
-_NOBODY: Final = ""
 _LEFT_OUT: Final = "left out "
 _CONFIRMED: Final = "confirmed "
 _UNKNOWN_COST: Final = 1e9
@@ -84,15 +80,32 @@ class Study:
             storage=storage, study_name=name, directions=directions, load_if_exists=True
         )
         self._claims: dict[int, Trial] = {}
+        self._check(name)
+        join(self._study)
+
+    def _check(self, name: str) -> None:
+        try:
+            self.tried(), self.glances(), self.given_up(), self.confirmed()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"the study {name!r} cannot be read",
+                f"it holds what this version does not know ({type(error).__name__})",
+                "search in another place with --storage: whatever the cache holds is not measured again",
+            ) from error
 
     def claim(self) -> Claim | None:
         """The next candidate; None when as many as asked for are tried, given up or under way.
 
         One that a worker of this machine left when it died, or that was given back, comes first.
         """
-        orphan = next((trial for trial in self._under_way() if self._is_left(trial)), None)
-        if orphan is not None:
-            return self._claimed(self._taken_over(orphan))
+        for orphan in self._left():
+            trial = self._taken_over(orphan)
+            if orphan.number in self._left_out():
+                self._study.tell(trial, state=_state("FAIL"))  # drawn in vain, and not told yet
+                continue
+            if is_marked(orphan) or self._is_of_the_grid(trial):
+                return self._claimed(trial)
+            self._discard(trial)
         if self._section.sampler == "grid":
             self._lay_out_grid()
             if not any(trial.state.name == "WAITING" for trial in self._trials()):
@@ -107,7 +120,7 @@ class Study:
         return self._claimed(trial)
 
     def _claimed(self, trial: Trial) -> Claim:
-        trial.set_user_attr(_WORKER, this_process())
+        mark(trial)
         self._claims[trial.number] = trial
         return Claim(number=trial.number, point=decoded(self._space, trial.params))
 
@@ -123,16 +136,29 @@ class Study:
     def _under_way(self) -> list[FrozenTrial]:
         return [t for t in self._trials() if t.state.name == "RUNNING" and t.number not in self._claims]
 
-    @staticmethod
-    def _is_left(trial: FrozenTrial) -> bool:
-        worker = trial.user_attrs.get(_WORKER)
-        return worker is not None and (worker == _NOBODY or has_ended(worker))
+    def _left(self) -> list[FrozenTrial]:
+        notes = self._study.user_attrs
+        return [trial for trial in self._under_way() if is_left(trial, notes)]
+
+    def _is_of_the_grid(self, trial: Trial) -> bool:
+        """Whether a candidate whose worker died over its drawing is known all the same, and can be taken as it is.
+
+        Others are drawn anew, as if it had not been there: it may lack values, or be one that was tried already.
+        """
+        if self._section.sampler != "grid":
+            return False
+        for key, distribution in self._distributions.items():
+            trial._suggest(key, distribution)  # noqa: SLF001 - as `ask` does
+        return True
 
     def _draw(self, done: int) -> Trial:
         """A candidate that was not tried yet, as far as some draws find one: its figures would be the same."""
+        from pipeline.search.samplers import make_sampler
+
         for attempt in range(_DRAWS):
             with _quiet():
-                self._study.sampler = self._sampler(f"{self._seed} {done} {attempt}", attempt)
+                drawing = f"{self._seed} {done} {attempt}"
+                self._study.sampler = make_sampler(self._section, drawing, anyhow=attempt >= _DRAWS // 2)
                 trial = self._study.ask(self._distributions)
             # Looked at after the draw: of two workers that draw the same at once the later one gives way.
             known = [other.params for other in self._counted() if other.number < trial.number]
@@ -152,28 +178,28 @@ class Study:
         trial.set_user_attr("excesses", [_excess_json(excess) for excess in excesses])
         if glance is not None:
             trial.set_user_attr("glance", glance.to_json())
-        trial.set_constraint("budget", sum(excess.ratio for excess in excesses))
         values = [min(_UNKNOWN_COST, cost(engine, objective)) for objective in self._section.objectives]
-        with _quiet():
+        with _quiet():  # a worker that died over it may have noted the constraint: the same candidate's, it stays
+            trial.set_constraint("budget", sum(excess.ratio for excess in excesses))
             self._study.tell(trial, values, skip_if_finished=True)
 
     def give_up(self, claim: Claim, reason: str, *, failed: bool) -> None:
         """Notes that a candidate was not tried to its end."""
         trial = self._claims.pop(claim.number)
         trial.set_user_attr("given", {"reason": reason, "failed": failed})
-        trial.set_constraint("budget", 1.0)
         with _quiet():
+            trial.set_constraint("budget", 1.0)
             self._study.tell(trial, state=_state("FAIL" if failed else "PRUNED"))
 
     def take_back(self) -> None:
         """Gives back whatever is under way, wherever: nobody else works at this study any more."""
         for trial in self._under_way():
-            self._taken_over(trial).set_user_attr(_WORKER, _NOBODY)
+            give_back(self._taken_over(trial))
 
     def release(self) -> None:
         """Gives back what this worker has under way: it was interrupted."""
         for trial in self._claims.values():
-            trial.set_user_attr(_WORKER, _NOBODY)
+            give_back(trial)
         self._claims.clear()
 
     def tried(self) -> tuple[Tried, ...]:
@@ -215,8 +241,11 @@ class Study:
 
     def _counted(self) -> list[FrozenTrial]:
         """Trials that count: finished, given up or under way; not those that wait or were drawn in vain."""
-        left_out = {int(key.removeprefix(_LEFT_OUT)) for key in self._study.user_attrs if key.startswith(_LEFT_OUT)}
+        left_out = self._left_out()
         return [t for t in self._trials() if t.state.name != "WAITING" and t.number not in left_out]
+
+    def _left_out(self) -> set[int]:
+        return {int(key.removeprefix(_LEFT_OUT)) for key in self._study.user_attrs if key.startswith(_LEFT_OUT)}
 
     def _leave_out(self, number: int) -> None:
         self._study.set_user_attr(f"{_LEFT_OUT}{number}", True)  # noqa: FBT003 - a key a trial: workers write at once
@@ -228,24 +257,6 @@ class Study:
             engine=Engine(**trial.user_attrs["engine"]),
             excesses=tuple(Excess(**excess) for excess in trial.user_attrs["excesses"]),
         )
-
-    def _sampler(self, drawing: str, attempt: int) -> BaseSampler:
-        """The recipe's sampler; after half of the draws gave nothing new, a random one."""
-        from optuna import samplers
-
-        seed = int(sha256_bytes(drawing.encode())[:8], 16)
-        if attempt >= _DRAWS // 2:
-            return samplers.RandomSampler(seed=seed)
-        startup = self._section.startup_trials
-        match self._section.sampler:
-            case "tpe":
-                return samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True)
-            case "gp":
-                return samplers.GPSampler(seed=seed, n_startup_trials=startup)
-            case "nsga2":
-                return samplers.NSGAIISampler(seed=seed, population_size=max(2, startup))
-            case "random" | "grid":
-                return samplers.RandomSampler(seed=seed)
 
     def _lay_out_grid(self) -> None:
         """Queues every point of the grid once, in an order of the seed's, so that any beginning of it covers it."""

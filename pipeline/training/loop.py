@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,13 +26,15 @@ from pipeline.training.hardware import make_fabric
 from pipeline.training.optimizers import ParameterGroup, make_optimizer, parameter_groups
 from pipeline.training.predicting import torch_threads
 from pipeline.training.results import EpochResult, StepResult, When
-from pipeline.training.resuming import Progress, checkpoint_of, restore
+from pipeline.training.resuming import Progress, checkpoint_of, fits, restore
 from pipeline.training.schedules import Course
 from pipeline.training.stepping import Loss, Stepper
 
 if TYPE_CHECKING:
     from pipeline.data import Split
     from pipeline.training.config import TrainConfig
+
+_log = logging.getLogger(__name__)
 
 
 def fit(
@@ -242,6 +245,10 @@ class _Training:
     def _resume(self) -> None:
         found = None if self._checkpoints is None else self._checkpoints.latest()
         if found is None:
+            return
+        parts = found, self._model, self._loss, self._optimizer, self._ema
+        if not fits(*parts, processes=self._fabric.world_size):
+            _log.warning("the checkpoint of epoch %d is not of this training; it begins anew", found.epoch)
             return
         generators = restore(
             found, self._progress, self._model, self._loss, self._optimizer, self._ema, self._after_step

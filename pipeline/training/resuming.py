@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -106,6 +106,37 @@ def checkpoint_of(
     return Checkpoint(epoch=progress.epoch, tensors=tensors, state=state)
 
 
+def fits(
+    found: Checkpoint,
+    model: nn.Module,
+    loss: object,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None,
+    *,
+    processes: int,
+) -> bool:
+    """Whether a checkpoint is of this very training, so that `restore` can put all of it back.
+
+    Nothing is changed: a checkpoint that does not fit must not leave half of itself in the model.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    wanted = {
+        **_named("model", model.state_dict()),
+        **(_named("loss", loss.state_dict()) if isinstance(loss, nn.Module) else {}),
+        **({} if ema is None else _named("ema", ema.state())),
+        "rng.torch": torch.get_rng_state().expand(processes, -1),
+    }
+    best, moments = _group("best", found.tensors), _group("optimizer", found.tensors)
+    rest = {name for name in found.tensors if not name.startswith(("best.", "optimizer."))}
+    return (
+        rest == wanted.keys()
+        and all(_alike(found.tensors[name], tensor) for name, tensor in wanted.items())
+        and (not best or _all_alike(best, model.state_dict()))
+        and all(_is_moment(name, tensor, parameters) for name, tensor in moments.items())
+        and _is_state(found, len(parameters), has_best=bool(best))
+    )
+
+
 def restore(
     found: Checkpoint,
     progress: Progress,
@@ -136,6 +167,45 @@ def restore(
     progress.best = score, negative
     progress.best_weights = _group("best", found.tensors)
     return found.tensors["rng.torch"]
+
+
+def _alike(one: Tensor, two: Tensor) -> bool:
+    return one.shape == two.shape and one.dtype == two.dtype
+
+
+def _all_alike(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    return found.keys() == wanted.keys() and all(_alike(found[name], tensor) for name, tensor in wanted.items())
+
+
+def _is_moment(name: str, tensor: Tensor, parameters: Sequence[Tensor]) -> bool:
+    index, dot, _ = name.partition(".")
+    if not dot or not index.isdecimal() or int(index) >= len(parameters):
+        return False
+    return tensor.dim() == 0 or tensor.shape == parameters[int(index)].shape
+
+
+def _is_state(found: Checkpoint, parameters: int, *, has_best: bool) -> bool:
+    state = found.state
+    try:
+        moments = {int(index): dict(values) for index, values in state["optimizer"].items()}
+        curve = [EpochResult(**values) for values in state["curve"]]
+        numbers = [
+            state["step"],
+            state["spent_s"],
+            state["ema_steps"],
+            *(v for m in moments.values() for v in m.values()),
+        ]
+        best = [number for number in (*state["best"], state["best_epoch"]) if number is not None]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+    return (
+        "after_step" in state
+        and all(isinstance(number, int | float) for number in (*numbers, *best))
+        and all(0 <= index < parameters for index in moments)
+        and [result.epoch for result in curve] == list(range(1, found.epoch + 1))
+        and len(state["best"]) == len(Progress().best)
+        and (has_best or state["best_epoch"] is None)
+    )
 
 
 def _plain(value: float) -> float | None:

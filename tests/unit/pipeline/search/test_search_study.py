@@ -61,7 +61,7 @@ def test_killed_and_resumed_it_draws_the_same(sampler: str, tmp_path: Path, monk
     while True:
         one = study(tmp_path / "killed", sampler=sampler)  # a new process, as it were
         with monkeypatch.context() as patched:
-            patched.setattr("pipeline.search.study.has_ended", lambda _holder: True)
+            patched.setattr("pipeline.search.workers.has_ended", lambda _holder: True)
             claim = one.claim()
         if claim is None:
             break
