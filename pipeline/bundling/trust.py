@@ -1,9 +1,14 @@
-"""Which engines may run here: a compiled plan is native code, so it is our own, signed for us, or named by hash."""
+"""Which engines may run here: what is native code must be our own, signed for us, or named by hash.
+
+A TensorRT plan is code. So is what a stranger's file can make ONNX Runtime load: a node that holds a compiled engine
+(EPContext), and a provider's option that names a library.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +22,12 @@ TRUSTED: Final = "EDGEPRESS_TRUST_ENGINE"
 """Environment variable: sha256 of engines that may run, separated by commas."""
 
 _NATIVE: Final = frozenset({"tensorrt", "tensorrt_rtx"})
+_COMPILED: Final = b"EPContext"
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.:;,=+ -]{0,200}")
+_PLACES: Final = re.compile(r"path|lib|file|dir|cache|config|plugin|context", re.IGNORECASE)
+_VENDORS_OWN: Final = re.compile(r"(lib)?Qnn[A-Za-z]{1,20}\.(so|dll)")
+_TEXTS: Final = (".json", ".txt", ".md", ".html")
+_BLOCK_BYTES: Final = 1 << 20
 
 
 def check_trusted(
@@ -31,10 +42,10 @@ def check_trusted(
         environ: Where the store and further trusted engines are named.
 
     Raises:
-        RefusedError: It is a stranger's compiled plan.
+        RefusedError: It is a stranger's native code.
     """
-    spec = json.loads((folder / "engine.json").read_bytes())
-    if spec.get("runtime") not in _NATIVE or spec.get("build_on_device"):
+    why = _native(folder, manifest)
+    if not why:
         return
     sha256 = manifest.engine_sha256
     vouched = {*trusted, *environ.get(TRUSTED, "").lower().split(",")}
@@ -42,17 +53,53 @@ def check_trusted(
         return
     raise RefusedError(
         f"refused: the engine of {manifest.name!r} was not built here",
-        "a TensorRT plan runs native code, and this one is in no cache of yours",
-        f"build it from the ONNX model, verify it with --key of who signed it, or trust it: {TRUSTED}={sha256}",
+        f"{why}, and this one is in no cache of yours",
+        f"build it from the ONNX model, `edgepress verify --key` it, or trust this very file: {TRUSTED}={sha256}",
     )
 
 
+def _native(folder: Path, manifest: Manifest) -> str:
+    """Why the engine is code; empty when it is data."""
+    spec = json.loads((folder / "engine.json").read_bytes())
+    if spec.get("runtime") in _NATIVE and not spec.get("build_on_device"):
+        return "a TensorRT plan runs native code"
+    options = spec.get("options")
+    given = options.get("provider_options", {}) if isinstance(options, dict) else {}
+    for provider, own in given.items() if isinstance(given, dict) else ():
+        for key, value in own.items() if isinstance(own, dict) else ():
+            if _names_code(str(key), str(value), manifest):
+                return f"its option {key!r} makes {provider} load a file"
+    if any(_holds(folder / name, _COMPILED) for name in manifest.files if not name.endswith(_TEXTS)):
+        return "it holds an engine that was compiled elsewhere, which runs native code"
+    return ""
+
+
+def _names_code(key: str, value: str, manifest: Manifest) -> bool:
+    """Whether an option may name a file: libraries of the vendor that the system finds by itself are none of ours."""
+    if not _PLAIN.fullmatch(value) or value in manifest.files:
+        return True
+    return _PLACES.search(key) is not None and not _VENDORS_OWN.fullmatch(value)
+
+
+def _holds(path: Path, word: bytes) -> bool:
+    """Whether a file holds the word: ONNX and ORT files both write operators out."""
+    kept = b""
+    with path.open("rb") as file:
+        while data := file.read(_BLOCK_BYTES):
+            if word in kept + data:
+                return True
+            kept = data[-len(word) :]
+    return False
+
+
 def _built_here(sha256: str, environ: Mapping[str, str]) -> bool:
-    """Whether a result in the user's own, private store holds that very file."""
+    """Whether the user's own, private store holds an engine with that hash."""
     from pipeline.store import Store, default_store_root
 
     try:
         root = default_store_root(environ)
-        return root.is_dir() and any(ref.sha256 == sha256 for entry in Store(root).entries() for ref in entry.files)
+        entries = Store(root).entries() if root.is_dir() else []
     except EdgepressError:
         return False
+    built = [entry for entry in entries if entry.stage.partition(":")[0] == "build"]
+    return any(ref.sha256 == sha256 for entry in built for ref in entry.files)

@@ -37,6 +37,11 @@ def invariants() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def routes() -> ModuleType:
+    return _load("routes")
+
+
+@pytest.fixture(scope="session")
 def publisher_argv() -> list[str]:
     return [sys.executable, str(_HERE / "publisher.py")]
 

@@ -17,6 +17,7 @@ from pipeline.bundling.trust import TRUSTED, check_trusted
 from pipeline.bundling.verify import sign_bundle, verify_bundle
 from pipeline.store import Store
 from targets.errors import DeviceError, EdgepressError, RefusedError
+from targets.files import sha256_file
 
 
 @pytest.fixture
@@ -83,3 +84,56 @@ def test_a_signature_that_was_asked_for_vouches(plan: Path, tmp_path: Path) -> N
 def test_what_is_no_code_needs_no_trust(bundle: Path) -> None:
     """A bundle for ONNX Runtime, and one that is built on the device, are data."""
     _check(bundle, environ={})
+
+
+def _rewritten(bundle: Path, **changes: Any) -> Path:  # noqa: ANN401
+    spec = json.loads((bundle / "engine.json").read_text())
+    spec["options"] |= changes
+    spec["sha256"] = sha256_file(bundle / spec["file"])
+    (bundle / "engine.json").write_text(json.dumps(spec))
+    document: dict[str, Any] = json.loads((bundle / MANIFEST_NAME).read_text()) | {"engine_sha256": spec["sha256"]}
+    write_manifest(bundle, {k: v for k, v in document.items() if k not in {"files", "manifest_sha256", "schema"}})
+    return bundle
+
+
+@pytest.mark.parametrize(
+    ("provider", "key", "value", "refused"),
+    [
+        ("TensorrtExecutionProvider", "trt_extra_plugin_lib_paths", "evil.so", True),
+        ("TensorrtExecutionProvider", "trt_engine_cache_path", "here", True),
+        ("QNNExecutionProvider", "backend_path", "./evil.so", True),
+        ("QNNExecutionProvider", "backend_path", "golden.npz", True),
+        ("QNNExecutionProvider", "htp_performance_mode", "../burst", True),
+        ("OpenVINOExecutionProvider", "load_config", "x.json", True),
+        ("QNNExecutionProvider", "backend_path", "libQnnHtp.so", False),
+        ("QNNExecutionProvider", "htp_performance_mode", "burst", False),
+        ("TensorrtExecutionProvider", "trt_fp16_enable", "1", False),
+    ],
+)
+def test_options_that_load_a_file_are_code(bundle: Path, provider: str, key: str, value: str, refused: bool) -> None:  # noqa: FBT001
+    """Promise S6: a stranger's bundle cannot make a provider load a library, of its own or of this machine."""
+    bundle = _rewritten(bundle, providers=[provider], provider_options={provider: {key: value}})
+    if not refused:
+        _check(bundle, environ={})
+        return
+    with pytest.raises(RefusedError, match=f"{key!r} makes {provider} load a file"):
+        _check(bundle, environ={})
+    _check(bundle, environ={TRUSTED: read_manifest(bundle / MANIFEST_NAME).engine_sha256})
+
+
+def test_a_compiled_engine_inside_a_model_is_code(bundle: Path) -> None:
+    """Promise S6: a node that holds somebody's compiled engine is refused, whichever provider would run it."""
+    engine = bundle / json.loads((bundle / "engine.json").read_text())["file"]
+    engine.write_bytes(b"\0" * ((1 << 20) - 4) + b"EPContext" + b"\0" * 9)
+    with pytest.raises(RefusedError, match="compiled elsewhere"):
+        _check(_rewritten(bundle), environ={})
+
+
+def test_only_engines_of_the_cache_are_trusted(plan: Path, tmp_path: Path) -> None:
+    """Promise S6: that a file went through the cache as something else does not make it an engine that was built."""
+    store, out = Store(tmp_path / "cache"), tmp_path / "out"
+    out.mkdir()
+    (out / "any.bin").write_bytes((plan / "engine.onnx").read_bytes())
+    store.publish(out, "a" * 64, stage="data", meta={})
+    with pytest.raises(RefusedError, match="was not built here"):
+        _check(plan, environ={"EDGEPRESS_CACHE": str(store.root)})
