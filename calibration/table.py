@@ -144,7 +144,7 @@ class CalibrationTable:
         """
         try:
             return _from_json(json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise InputError(
                 f"{path} holds no calibration table", f"{type(error).__name__}: {error}", "collect the ranges again"
             ) from error

@@ -179,7 +179,10 @@ def _sound(line: bytes) -> dict[str, Any] | None:
     checksum, body = line[: _CRC_DIGITS + 1], line[_CRC_DIGITS + 1 : -1]
     if not line.endswith(b"\n") or checksum != b"%08x " % zlib.crc32(body):
         return None
-    entry: object = json.loads(body)
+    try:
+        entry: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
     return entry if isinstance(entry, dict) else None
 
 

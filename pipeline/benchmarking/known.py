@@ -85,7 +85,7 @@ def recall_noise(state: Path, fingerprint: str, now: dt.datetime) -> Noise | Non
             blocks=int(data["blocks"]), utc=str(data["utc"]),
         )  # fmt: skip
         age = now - dt.datetime.fromisoformat(noise.utc)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     sound = data.get("schema") == _SCHEMA and 0 < noise.low <= noise.high < math.inf
     return noise if sound and dt.timedelta(0) <= age <= MAX_AGE else None

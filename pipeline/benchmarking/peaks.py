@@ -171,7 +171,7 @@ def read_calibration(state: Path, identity: str, now_s: float) -> Calibration | 
         rates = [*found.peaks.values(), *found.bandwidth.values()]
         usable = all(rate > 0 for rate in rates) and found.dispatch_ns >= 0 and set(found.bandwidth) == set(LEVELS)
         return found if usable and 0 <= now_s - found.utc_s <= VALID_S else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

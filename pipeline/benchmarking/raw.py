@@ -53,5 +53,5 @@ def read_raw(path: Path) -> list[dict[str, Any]]:
             {**{k: v for k, v in row.items() if k != "delta_ns"}, "raw_ns": list(itertools.accumulate(row["delta_ns"]))}
             for row in rows
         ]
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"cannot read the samples in {path}", str(error), "measure again") from error

@@ -159,7 +159,7 @@ def _read_spec(folder: Path) -> dict[str, Any]:
         named = all(isinstance(spec[key], str) for key in ("file", "sha256", "runtime", "runtime_version"))
         spec = {"files": {}, "build_on_device": False, **spec}
         files = [spec["file"], *spec["files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"cannot bundle {folder}", f"engine.json cannot be used: {error!r}", "build the engine again"
         ) from error

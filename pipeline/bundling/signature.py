@@ -125,7 +125,13 @@ def _statement(folder: Path) -> dict[str, Any]:
     """The bundle's own provenance, said of its manifest."""
     predicate: dict[str, Any] = {}
     if (folder / PROVENANCE_NAME).is_file():
-        predicate = json.loads((folder / PROVENANCE_NAME).read_bytes())["predicate"]
+        try:
+            predicate = dict(json.loads((folder / PROVENANCE_NAME).read_bytes())["predicate"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(
+                f"cannot sign {folder}", f"its {PROVENANCE_NAME} is no statement ({type(error).__name__})",
+                "take the bundle again from where it was built",
+            ) from error  # fmt: skip
     return statement_of({MANIFEST_NAME: sha256_file(folder / MANIFEST_NAME)}, predicate)
 
 

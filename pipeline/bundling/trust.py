@@ -11,9 +11,9 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from targets.errors import EdgepressError, RefusedError
+from targets.errors import EdgepressError, InputError, RefusedError
 
 if TYPE_CHECKING:
     from pipeline.bundling.manifest import Manifest
@@ -42,6 +42,7 @@ def check_trusted(
         environ: Where the store and further trusted engines are named.
 
     Raises:
+        InputError: There is no engine.json that can be read.
         RefusedError: It is a stranger's native code.
     """
     why = _native(folder, manifest)
@@ -60,7 +61,7 @@ def check_trusted(
 
 def _native(folder: Path, manifest: Manifest) -> str:
     """Why the engine is code; empty when it is data."""
-    spec = json.loads((folder / "engine.json").read_bytes())
+    spec = _spec(folder)
     if spec.get("runtime") in _NATIVE and not spec.get("build_on_device"):
         return "a TensorRT plan runs native code"
     options = spec.get("options")
@@ -72,6 +73,19 @@ def _native(folder: Path, manifest: Manifest) -> str:
     if any(_holds(folder / name, _COMPILED) for name in manifest.files if not name.endswith(_TEXTS)):
         return "it holds an engine that was compiled elsewhere, which runs native code"
     return ""
+
+
+def _spec(folder: Path) -> dict[str, Any]:
+    try:
+        spec: object = json.loads((folder / "engine.json").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        spec = type(error).__name__
+    if isinstance(spec, dict):
+        return spec
+    raise InputError(
+        f"{folder} holds no engine", f"its engine.json is no JSON object ({str(spec)[:80]!r})",
+        "take the bundle again from where it was built",
+    )  # fmt: skip
 
 
 def _names_code(key: str, value: str, manifest: Manifest) -> bool:

@@ -99,7 +99,7 @@ class EngineBuild:
         """
         try:
             return cls._parse(folder, json.loads((folder / ENGINE_JSON).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{folder} holds no engine", f"{ENGINE_JSON}: {error!r}", "give the folder of a built engine"
             ) from error

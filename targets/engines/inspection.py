@@ -93,7 +93,7 @@ def asked_in(folder: Path) -> int | None:
     """What ``inspect.json`` in an engine's folder says of `Inspection.asked`; None where there is none."""
     try:
         found = json.loads((folder / INSPECT_JSON).read_text(encoding="utf-8")).get("asked")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
     return found if type(found) is int else None
 

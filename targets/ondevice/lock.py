@@ -125,7 +125,7 @@ def _read(work: Path) -> _Lease | None:
         with (work / "lease.json").open("rb") as stream:
             found = json.loads(stream.read(_MAX_LEASE_BYTES).decode("utf-8"))
         lease = _Lease(str(found["boot_id"]), str(found["token"]), str(found["holder"]), float(found["until_uptime_s"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return lease if lease.boot_id == _boot_id() and lease.until_uptime_s > _uptime_s() else None
 

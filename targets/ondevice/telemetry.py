@@ -169,7 +169,7 @@ def _lines(handle: int) -> list[dict[str, Any]]:
         blocks.append(block)
     found = []
     for line in b"".join(blocks).split(b"\n"):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             found.append(json.loads(line))
     return [line for line in found if isinstance(line, dict)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import io
 import json
 import pickle
@@ -12,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -130,7 +131,17 @@ def answer(data: bytes) -> None:
     check_answer(RawAnswer(returncode=0, stdout=data, stderr=b"", wall_s=0.1), "facts", "n" * 16)
 
 
-HARNESSES: Final[dict[str, Callable[[bytes], None]]] = {
+def _beside(name: str) -> Any:  # noqa: ANN401 - tests are no package
+    spec = importlib.util.spec_from_file_location(f"fuzz_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_documents: Final = _beside("documents")
+HARNESSES: Final[dict[str, Callable[[bytes], None]]] = _documents.HARNESSES | {
     function.__name__: function
     for function in (
         onnx_file, archive, manifest, record, weights, npz, signatures, recipe, profile, edits, answer,
@@ -225,7 +236,7 @@ def _pickle_seeds() -> list[bytes]:
     ]  # fmt: skip
 
 
-_SEEDS: Final[dict[str, Callable[[], list[bytes]]]] = {
+_SEEDS: Final[dict[str, Callable[[], list[bytes]]]] = _documents.SEEDS | {
     "onnx_file": _onnx_seeds,
     "archive": _tar_seeds,
     "manifest": _manifest_seeds,

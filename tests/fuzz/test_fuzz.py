@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 SECONDS = 60
 NAMES = (
     "onnx_file", "archive", "manifest", "record", "weights", "npz", "signatures", "recipe", "profile", "edits",
-    "answer",
+    "answer", "checkpoint", "study", "campaign", "device_arrays", "document",
 )  # fmt: skip
 
 
