@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, final
 
 from pipeline.artifacts import Artifact
 from pipeline.data.loaded import LoadedData
+from pipeline.diskspace import Forecast
 from pipeline.dropping import dropped_by, is_own_failure, withdrawn_by
 from pipeline.events import CandidateDropped, Notice, Observer, StageFinished, StageProgress, StageStarted, TrainingStep
 from pipeline.lineage import Ancestor
@@ -50,7 +51,7 @@ def run_plan(plan: Plan, store: Store, observer: Observer) -> dict[str, Outcome]
     Returns:
         By name, the nodes that could be had: an optional one that failed is not there, nor what needs it.
     """
-    run = _Run(store=store, observer=observer)
+    run = _Run(store=store, observer=observer, forecast=Forecast(plan.nodes, store.root, observer))
     with ExitStack() as stack:
         stack.enter_context(store.session())
         run.folders = stack.enter_context(store.scratch())
@@ -65,7 +66,7 @@ def cached_state(plan: Plan, store: Store) -> dict[str, State]:
     What is ``optional`` may fail, and no failure is kept: until it ran, nobody knows, and what takes it with others has
     yet to run. What is ``not needed`` has nothing to offer for this model, as a stored stage found.
     """
-    run = _Run(store=store, observer=lambda _event: None)
+    run = _Run(store=store, observer=_ignore, forecast=Forecast(plan.nodes, store.root, _ignore))
     state: dict[str, State] = {}
     for node in plan.nodes:
         if node.name in run.gone:
@@ -96,6 +97,7 @@ class _OwnFailure(Exception):
 class _Run:
     store: Store
     observer: Observer
+    forecast: Forecast
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     dropped: list[CandidateDropped] = field(default_factory=list)
@@ -137,8 +139,9 @@ class _Run:
             entry = self.store.reuse(key)  # another run may have made it while this one waited
             if entry is not None:
                 return self._finished(node, entry, reused=True)
+            room_bytes = self.forecast.before(node, self.outcomes)
             self.observer(StageStarted(stage=node.name, title=node.title))
-            return self._finished(node, self._execute(node, key), reused=False)
+            return self._finished(node, self._execute(node, key, room_bytes), reused=False)
 
     def key(self, node: Node) -> str:
         return make_key(
@@ -182,8 +185,8 @@ class _Run:
                 pending += [other for inner in inputs for other in source_names(inner)]
         return tuple(_ancestor(outcome) for name, outcome in self.outcomes.items() if name in wanted)
 
-    def _execute(self, node: Node, key: str) -> Entry:
-        with self.store.scratch() as work:
+    def _execute(self, node: Node, key: str, room_bytes: int) -> Entry:
+        with self.store.scratch(room_bytes) as work:
             out, scratch = work / "out", work / "scratch"
             out.mkdir()
             scratch.mkdir()
@@ -199,7 +202,8 @@ class _Run:
             )
             started_s = time.monotonic()
             try:
-                with disk_guard(f"running stage {node.name!r}", path=work, hint=OTHER_CACHE):
+                action = f"running stage {node.name!r}"
+                with disk_guard(action, path=work, size_bytes=room_bytes, hint=OTHER_CACHE):
                     results = dict(_run(node.stage, inputs, out, context))
                 node.stage.verify(inputs, out, results)
             except EdgepressError as error:
@@ -278,6 +282,10 @@ def _ancestor(outcome: Outcome) -> Ancestor:
         digest=outcome.entry.digest,
         measured=stage.measured,
     )
+
+
+def _ignore(_event: object) -> None:
+    """Tells nobody."""
 
 
 @cache

@@ -96,13 +96,18 @@ class Store:
             yield
 
     @contextlib.contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def scratch(self, size_bytes: int = 0) -> Iterator[Path]:
         """A new private folder on the store's filesystem, removed at the end; a dead process's is removed later.
+
+        Args:
+            size_bytes: How much may be written there; told where the disk is full.
 
         Raises:
             EnvironmentFailure: It cannot be made, or the disk failed (full, read-only, ...) whoever worked in it.
         """
-        guard = disk_guard(f"working in {self.root / 'tmp'}", path=self.root, hint=OTHER_CACHE, only=DISK_FAULTS)
+        guard = disk_guard(
+            f"working in {self.root / 'tmp'}", path=self.root, size_bytes=size_bytes, hint=OTHER_CACHE, only=DISK_FAULTS
+        )
         with guard, locks.scratch_folder(self.root / "tmp") as folder:
             yield folder
 

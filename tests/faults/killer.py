@@ -53,10 +53,10 @@ def install(moments: Moments) -> None:
     from pipeline.store.blobs import Blobs
     from pipeline.training.checkpoints import Checkpoints
 
-    def at_work(self: object, node: Node, key: str, real: Callable[..., Entry] = runner._Run._execute) -> Entry:
+    def at_work(self: object, node: Node, *rest: object, real: Callable[..., Entry] = runner._Run._execute) -> Entry:
         moments.stage = node.name
         moments.reach("before")
-        done = real(self, node, key)
+        done = real(self, node, *rest)
         moments.stage = ""
         return done
 

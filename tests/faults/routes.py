@@ -43,7 +43,7 @@ RECIPES: Final = {
     % (
         "",
         "false",
-        'formats = ["fp16", "int8-dynamic"]\nqat = "on"\nqat_epochs = 1\nalgorithms = []\nmethod = "minmax"',
+        'formats = ["fp16"]\nqat = "on"\nqat_epochs = 1\nalgorithms = []\nmethod = "minmax"',
     )
     + """
 [train]
@@ -65,7 +65,7 @@ ratio = 0.3
 epochs = 2
 batch_size = 32
 [build]
-candidates = ["fp16", "int8", "int8-dynamic"]
+candidates = ["fp16", "int8"]
 """,
     "given": _OPEN % ('weights = "given.safetensors"', "false", 'algorithms = []\nqat = "off"\nmethod = "minmax"')
     + """

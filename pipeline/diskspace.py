@@ -1,0 +1,130 @@
+"""How much room a run may need on the cache's disk: told before hours of work, and again where it was not enough."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, final
+
+from pipeline.artifacts import Bundle, CandidateBuild, OnnxModel, TorchModel
+from pipeline.data.source import FileRef
+from pipeline.events import Notice, Observer
+from pipeline.store.place import OTHER_CACHE
+from targets.files import megabytes
+
+if TYPE_CHECKING:
+    from pipeline.plan import Node
+    from pipeline.store import Entry
+
+# In sizes of the model's file, the most that was seen in runs with models of tens of megabytes, and a little more.
+_STAYS: Final = 2  # a stored result, and the copy that later stages of the run read
+_STAYS_OF_A_BUNDLE: Final = 4  # folder and archive
+_WORK: Final = 3  # of a stage: what it writes, and that again while it is stored
+_WORK_OF: Final = {"quantize": 12, "import": 4, "bundle": 6}
+_WORK_OF_TRAINING: Final = 18  # three checkpoints: weights, the best ones, averages, two moments; and the result
+
+
+class Done(Protocol):
+    """What is known of a finished node."""
+
+    @property
+    def node(self) -> Node:
+        """The node."""
+
+    @property
+    def entry(self) -> Entry:
+        """Its result in the store."""
+
+
+@final
+class Forecast:
+    """Looks ahead from each stage that is about to run, and warns once.
+
+    Args:
+        nodes: Of the plan, in order.
+        root: Of the store.
+        observer: Is told.
+    """
+
+    def __init__(self, nodes: Sequence[Node], root: Path, observer: Observer) -> None:
+        self._nodes, self._root, self._observer = nodes, root, observer
+        self._told = False
+
+    def before(self, node: Node, done: Mapping[str, Done]) -> int:
+        """Bytes that the stage may need; 0 where nothing is known of the model yet."""
+        model_bytes = _model_bytes(self._nodes, done)
+        if not self._told and model_bytes:
+            first = [other.name for other in self._nodes].index(node.name)
+            self._look_ahead(run_bytes([n for n in self._nodes[first:] if n.name not in done], model_bytes))
+        return _work_bytes(node, model_bytes)
+
+    def _look_ahead(self, needed_bytes: int) -> None:
+        free_bytes = free_space(self._root)
+        if free_bytes is None or free_bytes >= needed_bytes:
+            return
+        self._told = True
+        lack = megabytes(needed_bytes - free_bytes)
+        self._observer(
+            Notice(
+                text=f"the rest of this run may need {megabytes(needed_bytes)} on the disk of the cache, which has "
+                f"{megabytes(free_bytes)} free: free {lack}, or {OTHER_CACHE}"
+            )
+        )
+
+
+def run_bytes(nodes: Sequence[Node], model_bytes: int) -> int:
+    """What stages leave behind in the cache, all together, and what the greediest of them needs while it works.
+
+    Args:
+        nodes: Those that are not in the store.
+        model_bytes: Size of the model's file.
+    """
+    stays = sum(_stays(node) for node in nodes) * model_bytes
+    return stays + max((_work_bytes(node, model_bytes) for node in nodes), default=0)
+
+
+def free_space(place: Path) -> int | None:
+    """Bytes free for this user on the disk of a place; None where the system does not say."""
+    try:
+        found = os.statvfs(place)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def _model_bytes(nodes: Sequence[Node], done: Mapping[str, Done]) -> int:
+    """The largest model there is, among results and among the user's own files."""
+    made = [
+        ref.size_bytes
+        for item in done.values()
+        if issubclass(item.node.stage.produces, (TorchModel, OnnxModel))
+        for ref in item.entry.files
+    ]
+    given = [_size(ref) for node in nodes for ref in _files(node)]
+    return max((*made, *given), default=0)
+
+
+def _files(node: Node) -> list[FileRef]:
+    """The user's files of weights that a stage reads."""
+    found = [getattr(node.stage, name, None) for name in ("weights", "onnx")]
+    return [item for item in (*found, *getattr(node.stage, "external", ())) if isinstance(item, FileRef)]
+
+
+def _size(ref: FileRef) -> int:
+    try:
+        return ref.path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _stays(node: Node) -> int:
+    if issubclass(node.stage.produces, Bundle):
+        return _STAYS_OF_A_BUNDLE
+    return _STAYS if issubclass(node.stage.produces, (TorchModel, OnnxModel, CandidateBuild)) else 0
+
+
+def _work_bytes(node: Node, model_bytes: int) -> int:
+    if getattr(node.stage, node.stage.name, None) is not None and issubclass(node.stage.produces, TorchModel):
+        return model_bytes * _WORK_OF_TRAINING  # its section is its own field: it may train
+    return model_bytes * _WORK_OF.get(node.stage.name, _WORK)
