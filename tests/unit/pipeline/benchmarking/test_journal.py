@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import signal
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from targets.files import sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 Make = Any  # the fixture that makes a synthetic device
 Lent = Any  # such a device
@@ -269,3 +269,29 @@ def test_paths_do_not_matter(synthetic: Make, entrants: list[Entrant], tmp_path:
         samples.write_bytes(entrant.samples.read_bytes())
         moved.append(Entrant(name=entrant.name, folder=folder, samples=samples))
     assert run_campaign(moved, device, LONG, state=tmp_path / "state")["campaign"]["resumed_blocks"] == 3
+
+
+def test_blocks_are_on_the_disk_before_they_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise R2: each line of a campaign's journal is fsynced, whole, and so is the folder with its name."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    synced: list[bytes] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        synced.append(Path(f"/proc/self/fd/{descriptor}").read_bytes() if is_file else b"")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    header = journal.Header(
+        utc_start="2026-01-01T00:00:00+00:00", quiet=True, twin=False, warmup_s=1.0, timed_s=1.0, sentinel={}
+    )
+    with journal.open_journal(state, "c", header, ()) as opened:
+        opened.append(journal.Pass(
+            block=0, attempt=0, order=("a",), rows=({"raw": [1]},), discarded=None, warmup_s=1.0, length_s=1.0,
+            elapsed_s=1.0, waited_s=0.0,
+        ))  # fmt: skip
+    lines = [data.count(b"\n") for data in synced if data]
+    assert lines == [1, 2], "a line was not on the disk when it was said to be"
+    assert len(synced) == 3, "the folder with the journal's name was not fsynced"

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.recipe import BudgetSection, SearchSection
+from pipeline.search import journal as journal_module
 from pipeline.search.candidates import Engine, excesses_of
 from pipeline.search.journal import JournalFile
 from pipeline.search.space import Choices, Numbers, Space
@@ -202,6 +203,37 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path: Path, monkeypatch: pytes
             one.claim()
     assert place.read_bytes() == before
     finish(study(place, "tpe"))
+
+
+def test_events_are_on_the_disk_before_they_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise R2: an event is fsynced, whole, before the search goes on, and so is the journal's folder."""
+    place, synced = tmp_path / "s", list[bytes]()
+    folders: list[Path] = []
+    monkeypatch.setattr(journal_module, "fsync_folder", folders.append)
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: synced.append(place.read_bytes()))
+    file = JournalFile(place)
+    assert folders == [tmp_path]
+    synced.clear()
+    file.append_logs([{"op_code": 0}])
+    assert [data.count(b"\n") for data in synced] == [1]
+
+
+def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Promise R5: processes that write at once wait for each other; every event of each is there, in its order."""
+    place, count = tmp_path / "s", 60
+    children = []
+    for writer in range(3):
+        child = os.fork()
+        if child == 0:
+            file = JournalFile(place)
+            for number in range(count):
+                file.append_logs([{"op_code": 0, "writer": writer, "number": number}])
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    found = list(JournalFile(place).read_logs(0))
+    for writer in range(3):
+        assert [event["number"] for event in found if event["writer"] == writer] == [*range(count)]
 
 
 def test_no_pickle_of_a_server_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

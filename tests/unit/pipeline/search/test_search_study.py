@@ -167,3 +167,15 @@ def test_a_database_that_is_not_there_is_a_three_line_error(place: str) -> None:
     with pytest.raises(EdgepressError) as caught:
         Study(open_storage(place), "s", SPACE, SearchSection(), 0)
     assert "secret" not in str(caught.value)
+
+
+def test_a_drawing_that_is_repeated_gives_the_same(tmp_path: Path) -> None:
+    """Promise: a genetic draw that a worker died over, its parents noted already, is drawn anew as it was."""
+    one = study(tmp_path / "s", sampler="nsga2", trials=9)
+    for _ in range(5):
+        claim = one.claim()
+        assert claim is not None
+        judge(one, claim)
+    first = one._draw(5)
+    one._discard(first)
+    assert one._draw(5).params == first.params

@@ -94,6 +94,14 @@ def test_killed_at_any_call_the_last_whole_one_is_found(tmp_path: Path, monkeypa
         pytest.fail("saving never ended")
 
 
+def test_order_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise R2: both files are fsynced (`write_new`), then their folder, which gets its name, fsynced last."""
+    Checkpoints(tmp_path).save(made(1))
+    seen = dying(0, monkeypatch)
+    Checkpoints(tmp_path).save(made(2))
+    assert seen[-5:] == ["write_new", "write_new", "fsync_folder", "replace", "fsync_folder"]
+
+
 def _flip(path: Path, place: float) -> None:
     data = bytearray(path.read_bytes())
     bit = int(place * (len(data) * 8 - 1))
