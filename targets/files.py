@@ -30,6 +30,9 @@ _REMEDIES: Final = {
     errno.EIO: "check the disk (dmesg says more), or choose another one",
     errno.ENOENT: "check that the folder exists and was not removed meanwhile",
     errno.EEXIST: "remove what is there, or choose another place",
+    errno.EISDIR: "give the path of a file, not of a folder",
+    errno.ENOTDIR: "give the path of a folder, not of a file",
+    errno.ENAMETOOLONG: "give a shorter name",
     errno.EXDEV: "keep source and destination on one filesystem",
 }
 

@@ -51,7 +51,10 @@ class JournalFile(BaseJournalBackend):
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._opened(fcntl.LOCK_EX) as file:
                 if not _is_study(file.readline()):
-                    raise damaged(path, "it is the journal of no study")
+                    raise InputError(
+                        f"{path} is no study", "it does not begin as the journal of one does; it stays as it is",
+                        "give --storage a place of its own, or leave it out",
+                    )  # fmt: skip
                 file.truncate(_sound_end(file))
                 os.fsync(file.fileno())
                 fsync_folder(path.parent)
@@ -101,7 +104,9 @@ class JournalFile(BaseJournalBackend):
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         with os.fdopen(descriptor, "rb+") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise damaged(self._path, "it is no plain file")
+                raise InputError(
+                    f"{self._path} is no study", "it is no plain file", "give --storage the path of a file"
+                )
             _lock(descriptor, lock, self._path)
             yield file
 

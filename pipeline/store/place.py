@@ -72,7 +72,10 @@ def private_folder(folder: Path) -> None:
     except FileExistsError:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode):
-            raise _refused(folder, "it is a link or a file, not a folder") from None
+            raise RefusedError(
+                f"refused to use the cache {folder}", "it is a link or a file, not a folder",
+                "remove it, or choose another cache with EDGEPRESS_CACHE",
+            ) from None  # fmt: skip
         if found.st_uid != os.geteuid():
             raise _refused(folder, f"it belongs to user {found.st_uid}, not to you ({os.geteuid()})") from None
         if found.st_mode & _OTHERS_WRITE:
