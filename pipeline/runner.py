@@ -22,7 +22,7 @@ from pipeline.stages.base import WITHDRAWN, Context, Stage, configuration
 from pipeline.store import Entry, Store, make_key
 from pipeline.store.place import OTHER_CACHE, measuring_folder, unfinished_folder
 from targets.errors import EdgepressError
-from targets.files import disk_guard, remove_tree
+from targets.files import disk_guard
 
 State = Literal["stored", "to run", "optional", "not needed"]
 KEY_SCHEMA: Final = 1
@@ -132,6 +132,7 @@ class _Run:
         key = self.key(node)
         entry = self.store.reuse(key)
         if entry is not None:
+            self._forget_unfinished(key)
             return self._finished(node, entry, reused=True)
         with self.store.lock(
             key, on_wait=lambda _key: self.observer(Notice(text=f"another run is making {node.name!r}; waiting for it"))
@@ -214,10 +215,16 @@ class _Run:
             entry = self.store.publish(
                 out, key, stage=node.name, meta=results, measured=node.stage.measured, notes={"wall_s": wall_s}
             )
-            assert context.unfinished is not None
-            with disk_guard(f"removing {context.unfinished}"):
-                remove_tree(context.unfinished)
+            self._forget_unfinished(key)
             return entry
+
+    def _forget_unfinished(self, key: str) -> None:
+        """Removes what an interrupted stage kept, also where it died between its publication and this."""
+        place = self.store.root / "unfinished" / key
+        if place.exists():
+            import shutil  # heavy: only those who remove pay for it
+
+            shutil.rmtree(place, ignore_errors=True)  # another run may be at it; gc removes what is left
 
     def _artifacts(self, source: Source) -> Artifact | tuple[object, ...]:
         if isinstance(source, Lineage):

@@ -21,10 +21,12 @@ def _named() -> list[tuple[str, str, str]]:
 
 
 def _tests(file: str) -> dict[str, str]:
-    """Tests of a file, with the source of their decorators."""
+    """Tests of a file, with the source of their marks: single parameters may be long, and the test is not."""
     tree = ast.parse((ROOT / file).read_bytes())
     return {
-        node.name: " ".join(ast.unparse(item) for item in node.decorator_list)
+        node.name: " ".join(
+            ast.unparse(item) for item in node.decorator_list if "parametrize(" not in ast.unparse(item)
+        )
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     }

@@ -48,6 +48,7 @@ def cli(*, debug: bool) -> None:
     del debug  # read from sys.argv by main(), which must know it even when parsing fails
 
 
+_BY_SIGNAL: Final = frozenset(128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 _COMMANDS: Final = (
     *(run, plan, search, *STAGE_COMMANDS),
     *(verify, sign, measure, compare, layers, report),
@@ -64,6 +65,8 @@ def main() -> NoReturn:
     _heed_signals()
     code = _run()
     _close_streams()
+    if code in _BY_SIGNAL:
+        os._exit(code)  # all is closed and said: taking torch apart would keep whoever pressed Control-C waiting
     sys.exit(code)
 
 
@@ -175,7 +178,9 @@ def _stop_now(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupted(signum: signal.Signals) -> int:
-    error = Interrupted(f"interrupted by {signum.name}", "finished stages are kept", "run the same command to continue")
+    error = Interrupted(
+        f"interrupted by {signum.name}", "finished stages and epochs are kept", "run the same command to continue"
+    )
     _show(error)
     return 128 + signum
 

@@ -237,3 +237,13 @@ def test_a_fault_of_the_store_stops_the_run(
             store,
             lambda _event: None,
         )
+
+
+def test_what_an_interrupted_stage_kept_goes_with_its_result(toys: SimpleNamespace, store: Store) -> None:
+    """Promise R1: killed after a training was published, before its checkpoints went: they go next time."""
+    outcomes = run_plan(two(toys, "ab"), store, lambda _event: None)
+    left = store.root / "unfinished" / outcomes["make"].entry.key / "training"
+    left.mkdir(parents=True)
+    (left / "big").write_bytes(b"x")
+    run_plan(two(toys, "ab"), store, lambda _event: None)
+    assert list((store.root / "unfinished").iterdir()) == []
