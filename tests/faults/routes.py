@@ -90,7 +90,8 @@ onnx = "net.onnx"
 [build]
 candidates = ["fp32"]
 """,
-    "latency": _OPEN % ("", "true", 'algorithms = []\nqat = "off"\nmethod = "minmax"')
+    "latency": _OPEN.replace("width = 8", "width = 64")
+    % ("", "true", 'algorithms = []\nqat = "off"\nmethod = "minmax"')
     + """
 [train]
 epochs = 1
