@@ -32,7 +32,7 @@ MIB: Final = 1 << 20
 _ROUNDING: Final = 1e-9  # an accuracy exactly at the floor meets it
 _WRONG: Final = 1e9  # worse than any miss of a limit
 _UNKNOWN: Final = 1e6  # worse than any measured miss, better than wrong outputs
-_WHY_UNKNOWN: Final = "too few samples, or no sensor on that device"
+_WHY_UNKNOWN: Final = "too few samples, no sensor on that device, or a void comparison"
 _MANY_BLOCKS: Final = 200
 
 Comparer = Callable[[str, str], Mapping[str, Any]]  # (challenger, incumbent) -> verdict, ratio, ci95
@@ -52,6 +52,7 @@ class Candidate:
         latency_ms: Median latency; None when not measured.
         latency_p95_ms: Upper bound of the 95th percentile; None when not measured, or of too few samples.
         energy_mj: Of one inference; None when not measured.
+        latency_ratio: Latency over the uncompressed reference's, in the same campaign; None where not compared.
         memory_bytes: Peak memory while it runs; None when not measured.
         outputs_ok: Whether the timed outputs were right.
         void: Why its measurement is void (grade F); empty when it is not.
@@ -73,6 +74,7 @@ class Candidate:
     metric: str = "accuracy"
     latency_p95_ms: float | None = None
     energy_mj: float | None = None
+    latency_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +229,7 @@ def _excesses(candidate: Candidate, reference: Candidate, budget: BudgetSection)
         found.append(_Excess(text=text, ratio=(floor - candidate.accuracy) / max(budget.accuracy_drop, 0.001)))
     limits = (
         ("latency", candidate.latency_ms, budget.latency_ms, "ms", "latency_ms"),
+        ("latency", candidate.latency_ratio, budget.latency_ratio, "of the uncompressed engine's", "latency_ratio"),
         ("95th percentile", candidate.latency_p95_ms, budget.latency_p95_ms, "ms", "latency_p95_ms"),
         ("energy", candidate.energy_mj, budget.energy_mj, "mJ an inference", "energy_mj"),
         ("peak memory", _in_mib(candidate.memory_bytes), budget.memory_mb, "MiB", "memory_mb of recipe or target"),
@@ -249,6 +252,7 @@ def _unknown(candidate: Candidate, budget: BudgetSection) -> list[str]:
     """Ceilings that nobody can hold the candidate to, as a campaign did not give its own figure."""
     known = {
         "latency_ms": candidate.latency_ms,
+        "latency_ratio": candidate.latency_ratio,
         "latency_p95_ms": candidate.latency_p95_ms,
         "memory_mb": candidate.memory_bytes,
         "energy_mj": candidate.energy_mj,
@@ -256,7 +260,7 @@ def _unknown(candidate: Candidate, budget: BudgetSection) -> list[str]:
     asked = [key for key in known if getattr(budget, key) is not None]
     if candidate.unmeasured:
         return asked
-    return [key for key in asked if key in {"latency_p95_ms", "energy_mj"} and known[key] is None]
+    return [key for key in asked if key in {"latency_ratio", "latency_p95_ms", "energy_mj"} and known[key] is None]
 
 
 def _in_mib(size_bytes: int | None) -> float | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from pipeline.recipe.base import PositiveFloat, Section
+from pipeline.recipe.base import PositiveFloat, Section, Share
 from targets.profile import DeviceName
 
 _TIMES_LAYERS_S: Final = 20.0
@@ -39,6 +39,10 @@ class BudgetSection(Section):
 
     accuracy_drop: Annotated[float, Field(ge=0, le=1, description="largest loss against the dense fp32 model")] = 0.01
     latency_ms: PositiveFloat | None = None
+    latency_ratio: Annotated[
+        Share | None,
+        Field(description="share of the dense fp32 engine's latency, in one campaign: 0.25 is four times as fast"),
+    ] = None
     latency_p95_ms: Annotated[
         PositiveFloat | None, Field(description="of single inferences: held against the 99 % upper bound of the p95")
     ] = None

@@ -168,6 +168,6 @@ def _budget_faults(recipe: Recipe) -> list[Fault]:
             what="cannot be checked with benchmark.measure = false",
             fix=f"set benchmark.measure = true, or remove budget.{key}",
         )
-        for key in ("latency_ms", "latency_p95_ms", "memory_mb", "energy_mj")
+        for key in ("latency_ms", "latency_ratio", "latency_p95_ms", "memory_mb", "energy_mj")
         if not recipe.benchmark.measure and getattr(recipe.budget, key) is not None
     ]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from pipeline.recipe.base import PositiveFloat, PositiveInt, Section
+from pipeline.recipe.base import PositiveFloat, PositiveInt, Section, Share
 
 Objective = Literal["latency", "accuracy", "size", "memory"]
 Sampler = Literal["tpe", "gp", "nsga2", "random", "grid"]
@@ -70,6 +70,22 @@ class SearchSection(Section):
         BeforeValidator(_flat),
         Field(description="recipe keys that differ while candidates are tried, e.g. a shorter benchmark"),
     ] = {"benchmark.mode": "quick", "benchmark.budget_s": 8.0}
+    screening_share: Annotated[
+        Share, Field(description="where screening trains less: share of time_budget_s for it; the rest is for finals")
+    ] = 0.3
+    finals: Annotated[
+        PositiveInt,
+        Field(description="where screening trains less: at most so many candidates are trained in full, in the end"),
+    ] = 1
+    regain: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="share of the accuracy lost in screening that full training gives back; learned "
+            "from the finals once there are any",
+        ),
+    ] = 0.5
     proxies: Annotated[
         bool,
         Field(description="give up candidates before any training that smaller cuts have shown to be hopeless"),

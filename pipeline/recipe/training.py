@@ -40,6 +40,9 @@ class LearningSection(Section):
     """How to train: the keys of every section that does (`pipeline.training.train_config` makes a configuration)."""
 
     epochs: PositiveInt
+    samples: Annotated[
+        PositiveInt | None, Field(description="training samples used, drawn by the seed; by default all")
+    ] = None
     batch_size: Annotated[PositiveInt, Field(description="samples a batch")] = 64
     accumulate: Annotated[PositiveInt, Field(description="batches whose gradients make one step")] = 1
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"

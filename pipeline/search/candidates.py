@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pipeline.recipe.searching import Objective
 
 MIB: Final = 1 << 20
+FLOOR: Final = "accuracy_drop"
 _UNMEASURED_EXCESS: Final = 1e6
 _ROUNDING: Final = 1e-9
 
@@ -91,14 +92,22 @@ class Tried:
         return not self.excesses
 
 
-def excesses_of(engine: Engine, budget: BudgetSection) -> tuple[Excess, ...]:
-    """What an engine misses of the budget, the floor first."""
+def excesses_of(engine: Engine, budget: BudgetSection, *, regain: float = 0.0) -> tuple[Excess, ...]:
+    """What an engine misses of the budget, the floor first.
+
+    Args:
+        engine: The engine.
+        budget: Floor and ceilings.
+        regain: Share of the accuracy lost that longer training is expected to give back.
+    """
     found: list[Excess] = []
-    if engine.accuracy_drop > budget.accuracy_drop + _ROUNDING:
-        over = (engine.accuracy_drop - budget.accuracy_drop) / max(budget.accuracy_drop, 0.001)
-        found.append(Excess(limit="accuracy_drop", value=engine.accuracy_drop, bound=budget.accuracy_drop, ratio=over))
+    drop = engine.accuracy_drop * (1 - regain) if engine.accuracy_drop > 0 else engine.accuracy_drop
+    if drop > budget.accuracy_drop + _ROUNDING:
+        over = (drop - budget.accuracy_drop) / max(budget.accuracy_drop, 0.001)
+        found.append(Excess(limit=FLOOR, value=drop, bound=budget.accuracy_drop, ratio=over))
     values = {
         "latency_ms": engine.latency_ms,
+        "latency_ratio": engine.latency_ratio,
         "latency_p95_ms": engine.latency_p95_ms,
         "memory_mb": None if engine.memory_bytes is None else engine.memory_bytes / MIB,
         "size_mb": engine.size_bytes / MIB,
@@ -116,11 +125,12 @@ def excesses_of(engine: Engine, budget: BudgetSection) -> tuple[Excess, ...]:
 
 
 def best_engine(
-    engines: Sequence[Engine], budget: BudgetSection, objective: Objective
+    engines: Sequence[Engine], budget: BudgetSection, objective: Objective, *, regain: float = 0.0
 ) -> tuple[Engine, tuple[Excess, ...]]:
     """The engine that would ship: the least violating, of equals the best in ``objective``; and what it misses."""
-    judged = [(engine, excesses_of(engine, budget)) for engine in engines]
-    return min(judged, key=lambda pair: (_violation(pair[1]), cost(pair[0], objective)))
+    judged = [(engine, excesses_of(engine, budget, regain=regain)) for engine in engines]
+    first = bool(regain)
+    return min(judged, key=lambda pair: (_violation(pair[1], ceilings_first=first), cost(pair[0], objective)))
 
 
 def cost(engine: Engine, objective: Objective) -> float:
@@ -133,9 +143,19 @@ def cost(engine: Engine, objective: Objective) -> float:
     return float("inf") if value is None else float(value)
 
 
-def best(tried: Iterable[Tried], objective: Objective) -> Tried | None:
-    """The best candidate: feasible before infeasible, then the first objective; of equals the first tried."""
-    return min(tried, key=lambda one: (_violation(one.excesses), cost(one.engine, objective), one.number), default=None)
+def best(tried: Iterable[Tried], objective: Objective, *, ceilings_first: bool = False) -> Tried | None:
+    """The best candidate: feasible before infeasible, then the first objective; of equals the first tried.
+
+    Args:
+        tried: Candidates.
+        objective: What decides between equals.
+        ceilings_first: Of infeasible ones, those that miss only the floor come before all others.
+    """
+
+    def order(one: Tried) -> tuple[tuple[float, float], float, int]:
+        return _violation(one.excesses, ceilings_first=ceilings_first), cost(one.engine, objective), one.number
+
+    return min(tried, key=order, default=None)
 
 
 def front(tried: Sequence[Tried], objectives: Sequence[Objective]) -> tuple[Tried, ...]:
@@ -156,5 +176,7 @@ def _dominates(a: Sequence[float], b: Sequence[float], earlier: bool) -> bool:  
     return all(x <= y for x, y in zip(a, b, strict=True)) and (tuple(a) != tuple(b) or earlier)
 
 
-def _violation(excesses: Sequence[Excess]) -> float:
-    return sum(excess.ratio for excess in excesses)
+def _violation(excesses: Sequence[Excess], *, ceilings_first: bool = False) -> tuple[float, float]:
+    """By how much the ceilings are missed, and all limits together; the first is 0 where it does not come first."""
+    ceilings = sum(excess.ratio for excess in excesses if excess.limit != FLOOR)
+    return (ceilings if ceilings_first else 0.0), sum(excess.ratio for excess in excesses)

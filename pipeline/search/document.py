@@ -54,7 +54,7 @@ def document(
         "best_is_confirmed": seen is not None,
         "met_budget": bool(seen and seen["met_budget"]),
         "binding": [excess.text() for excess in leader.excesses] if leader else [],
-        "best_settings": [f"{key}={json.dumps(value)}" for key, value in leader.point.items()] if leader else [],
+        "best_settings": [f"{key}={json.dumps(value)}" for key, value in _settings(leader, seen).items()],
     }
 
 
@@ -64,6 +64,11 @@ def write_documents(found: Mapping[str, Any], folder: Path) -> None:
 
     write_atomic(folder / JSON_NAME, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
     write_atomic(folder / PAGE_NAME, render_search(found).encode())
+
+
+def _settings(leader: Tried | None, seen: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the leader sets, with what its final changed to end in time."""
+    return {} if leader is None else {**leader.point, **((seen or {}).get("settings") or {})}
 
 
 def _row(one: Tried, confirmed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from pipeline.compose import compose
 from pipeline.events import Event, Notice, StageFinished, TrialFinished, TrialStarted
 from pipeline.search.candidates import Tried, best, best_engine, front
 from pipeline.search.document import document, write_documents
+from pipeline.search.finals import finalist, is_shortened, judged, next_final, regained_share
+from pipeline.search.full import FullRun, run_in_full, train_samples
+from pipeline.search.pace import fitted_epochs
 from pipeline.search.space import recipe_at, search_space
 from pipeline.search.storage import open_storage
 from pipeline.search.study import Claim, Study, grid_faults
@@ -22,7 +25,6 @@ from targets.errors import BudgetError, InputError
 from targets.files import sha256_bytes
 
 if TYPE_CHECKING:
-    from pipeline.api import Result
     from pipeline.events import Observer
     from pipeline.recipe import Recipe
     from pipeline.store import Store
@@ -88,13 +90,15 @@ class Search:
         name = f"{recipe.name} on {profile.name} {_identity(recipe, profile)}"
         place = storage or str(folder / "study.journal")
         self.study = Study(open_storage(place), name, self._space, self._section, recipe.seed)
+        self._shortened = is_shortened(self._section)
         self._published: int | None = None
 
     def run(self) -> SearchResult:
         """Tries candidates until trials or time are used up; what is on the disk is valid at every moment."""
         begin, failures = time.monotonic(), 0
         budget_s = self._section.time_budget_s
-        while budget_s is None or time.monotonic() - begin < budget_s:
+        trying_s = budget_s * self._section.screening_share if budget_s and self._shortened else budget_s
+        while trying_s is None or time.monotonic() - begin < trying_s:
             claim = self.study.claim()
             if claim is None:
                 break
@@ -110,9 +114,15 @@ class Search:
                     self.study.given_up()[-1].reason,
                     "mend the recipe: run it once with `edgepress run`",
                 )
-            self._confirm_leader(feasible_only=True)
+            if self._shortened:
+                self._bundle_as_screened()
+            else:
+                self._confirm_leader(feasible_only=True)
             self._write()
-        self._confirm_leader(feasible_only=False)
+        if self._shortened:
+            self._run_finals(None if budget_s is None else begin + budget_s)
+        else:
+            self._confirm_leader(feasible_only=False)
         return self._write()
 
     def _try(self, claim: Claim) -> bool:
@@ -129,8 +139,9 @@ class Search:
             self.study.give_up(claim, found.hopeless, failed=False)
             self._observer(TrialFinished(number=claim.number, outcome=f"given up: {found.hopeless}"))
             return True
-        engine, excesses = best_engine(found.engines, self._recipe.budget, self._section.objectives[0])
-        self.study.finish(claim, engine, excesses, found.glance)
+        budget, first, regain = self._recipe.budget, self._section.objectives[0], self._prior
+        engine, excesses = best_engine(found.engines, budget, first, regain=regain)
+        self.study.finish(claim, engine, excesses, found.glance, found.pace)
         self._observer(
             TrialFinished(number=claim.number, outcome=_told(engine.to_json(), [e.text() for e in excesses]))
         )
@@ -144,35 +155,87 @@ class Search:
         while (leader := self._leader()) is not None and leader.number != self._published:
             if feasible_only and not leader.feasible:
                 return
-            try:
-                result = self._full_run(leader)
-            except InputError as error:
-                self._observer(Notice(text=f"trial {leader.number + 1} cannot be finished: {error.what}: {error.why}"))
-                self.study.confirm(leader.number, met_budget=False, shipped=None)
+            if self._finish(leader, {}) is None:
                 continue
-            self.study.confirm(leader.number, met_budget=result.met_budget, shipped=result.shipped)
             self._published = leader.number
-            if leader.feasible and not result.met_budget:
-                text = f"trial {leader.number + 1} did not hold its figures in a full measurement"
-                self._observer(Notice(text=text))
+
+    def _finish(self, leader: Tried, settings: Mapping[str, Any]) -> FullRun | None:
+        """Runs a candidate's whole recipe, notes what came of it, and puts it into ``best/``; None if it cannot be."""
+        number = leader.number
+        try:
+            full = self._full_run(leader, settings)
+        except InputError as error:
+            self._observer(Notice(text=f"trial {number + 1} cannot be finished: {error.what}: {error.why}"))
+            self.study.confirm(number, met_budget=False, shipped=None)
+            return None
+        engine = full.engine if self._shortened else None
+        self.study.confirm(number, met_budget=full.met_budget, shipped=full.shipped, engine=engine, settings=settings)
+        if leader.feasible and not full.met_budget:
+            self._observer(Notice(text=f"trial {number + 1} did not hold its figures in a full measurement"))
+        if not self._shortened or (now := self._leader()) is None or now.number == number:
+            full.publish(self._store, self._folder / BEST)
+        return full
+
+    def _bundle_as_screened(self) -> None:
+        """Before any final, ``best/`` holds the leader as it was screened: something is there at every moment."""
+        leader = self._leader()
+        if leader is None or leader.number == self._published or self.study.confirmed():
+            return
+        recipe = recipe_at(self._recipe, leader.point, screening=True)
+        run_in_full(recipe, self._profile, self._store, self._observer).publish(self._store, self._folder / BEST)
+        self._published = leader.number
+
+    def _run_finals(self, until_s: float | None) -> None:
+        """Trains the most promising in full, each with as many epochs as fit into the time that is left."""
+        first, finals = self._section.objectives[0], self._section.finals
+        while (one := next_final(self._judged(), self.study.confirmed(), first, finals)) is not None:
+            over = until_s is not None and time.monotonic() >= until_s
+            if over and any(seen["shipped"] for seen in self.study.confirmed().values()):
+                return
+            settings = self.study.settle(one.number, self._settings(one, until_s))
+            told = "".join(f", {key} = {value}" for key, value in settings.items())
+            self._observer(Notice(text=f"trial {one.number + 1} is trained in full{told}"))
+            self._finish(one, settings)
+            self._write()
+
+    def _settings(self, one: Tried, until_s: float | None) -> dict[str, Any]:
+        """What differs from the recipe so that the training ends in time."""
+        pace = self.study.pace(one.number)
+        recipe = recipe_at(self._recipe, one.point, screening=False)
+        if until_s is None or pace is None or recipe.distill is None:
+            return {}
+        samples = train_samples(recipe, self._profile, self._store, self._observer)
+        epochs = fitted_epochs(recipe, pace, samples, until_s - time.monotonic())
+        return {} if epochs == recipe.distill.epochs else {"distill.epochs": epochs}
+
+    @property
+    def _prior(self) -> float:
+        return self._section.regain if self._shortened else 0.0
+
+    def _judged(self) -> tuple[Tried, ...]:
+        """What was tried: where screening trains less, by what is expected of it or by what its final reached."""
+        tried = self.study.tried()
+        if not self._shortened:
+            return tried
+        confirmed = self.study.confirmed()
+        return judged(tried, confirmed, self._recipe.budget, regained_share(tried, confirmed, self._prior))
 
     def _leader(self) -> Tried | None:
         """The best feasible candidate that no full run has refuted; else the least violating that can be made."""
-        tried, confirmed = self.study.tried(), self.study.confirmed()
+        tried, confirmed = self._judged(), self.study.confirmed()
+        if self._shortened:
+            return finalist(tried, confirmed, self._section.objectives[0])
         refuted = {number for number, seen in confirmed.items() if not seen["met_budget"]}
         lost = {number for number, seen in confirmed.items() if seen["shipped"] is None}
         feasible = [one for one in tried if one.feasible and one.number not in refuted]
         return best(feasible or [one for one in tried if one.number not in lost], self._section.objectives[0])
 
-    def _full_run(self, leader: Tried) -> Result:
-        from pipeline.api import compress_into
-
-        recipe = recipe_at(self._recipe, leader.point, screening=False)
-        plan = compose(recipe, self._profile)
-        return compress_into(self._profile.name, plan, self._folder / BEST, self._store, self._observer)
+    def _full_run(self, leader: Tried, settings: Mapping[str, Any]) -> FullRun:
+        recipe = recipe_at(self._recipe, {**leader.point, **settings}, screening=False)
+        return run_in_full(recipe, self._profile, self._store, self._observer)
 
     def _write(self) -> SearchResult:
-        tried, leader = self.study.tried(), self._leader()
+        tried, leader = self._judged(), self._leader()
         found = document(
             recipe=self._recipe,
             target=self._profile.name,

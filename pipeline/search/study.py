@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 from pipeline.search.candidates import Engine, Excess, Tried, cost
+from pipeline.search.pace import Pace
 from pipeline.search.proxies import Glance
 from pipeline.search.space import Choices, Numbers, Space, decoded
 from pipeline.search.workers import give_back, is_left, is_marked, join, mark
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _LEFT_OUT: Final = "left out "
 _CONFIRMED: Final = "confirmed "
+_SETTLED: Final = "settled "
 _UNKNOWN_COST: Final = 1e9
 _DRAWS: Final = 12
 
@@ -171,9 +173,13 @@ class Study:
         self._leave_out(trial.number)
         self._study.tell(trial, state=_state("FAIL"))
 
-    def finish(self, claim: Claim, engine: Engine, excesses: Sequence[Excess], glance: Glance | None) -> None:
+    def finish(
+        self, claim: Claim, engine: Engine, excesses: Sequence[Excess], glance: Glance | None, pace: Pace | None = None
+    ) -> None:
         """Notes what came of a candidate."""
         trial = self._claims.pop(claim.number)
+        if pace is not None:
+            trial.set_user_attr("pace", pace.to_json())
         trial.set_user_attr("engine", engine.to_json())
         trial.set_user_attr("excesses", [_excess_json(excess) for excess in excesses])
         if glance is not None:
@@ -214,9 +220,36 @@ class Study:
             if trial.state.name == "COMPLETE" and "glance" in trial.user_attrs
         )
 
-    def confirm(self, number: int, *, met_budget: bool, shipped: str | None) -> None:
+    def pace(self, number: int) -> Pace | None:
+        """How long a candidate trained; of the one tried last where it is not known of this one."""
+        known = {t.number: t.user_attrs["pace"] for t in self._trials() if "pace" in t.user_attrs}
+        found = known.get(number, known[max(known)] if known else None)
+        return None if found is None else Pace.from_json(found)
+
+    def settle(self, number: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What differs from a candidate's recipe in its full run: what was settled first holds, whoever asks again."""
+        key = f"{_SETTLED}{number}"
+        if key not in self._study.user_attrs:
+            self._study.set_user_attr(key, dict(settings))
+        found: dict[str, Any] = dict(self._study.user_attrs[key])
+        return found
+
+    def confirm(
+        self,
+        number: int,
+        *,
+        met_budget: bool,
+        shipped: str | None,
+        engine: Engine | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         """Notes what a full run of a candidate's recipe said; no ``shipped`` where it could not be made."""
-        self._study.set_user_attr(f"{_CONFIRMED}{number}", {"met_budget": met_budget, "shipped": shipped})
+        seen: dict[str, Any] = {"met_budget": met_budget, "shipped": shipped}
+        if engine is not None:
+            seen["engine"] = engine.to_json()
+        if settings:
+            seen["settings"] = dict(settings)
+        self._study.set_user_attr(f"{_CONFIRMED}{number}", seen)
 
     def confirmed(self) -> dict[int, Mapping[str, Any]]:
         """What full runs have said, by trial."""

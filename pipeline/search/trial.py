@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.compose import compose
 from pipeline.runner import run_plan
 from pipeline.search.candidates import Engine
+from pipeline.search.pace import Pace, Stopwatch
 from pipeline.search.proxies import Glance, hopeless
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ class Found:
         engines: The candidate's engines; empty when it was given up.
         glance: What was known before anything was trained; None where nothing is cut.
         hopeless: Why it was given up.
+        pace: How long it trained; None where it did not, or the store had it.
     """
 
     engines: tuple[Engine, ...]
     glance: Glance | None
     hopeless: str = ""
+    pace: Pace | None = None
 
 
 def try_candidate(
@@ -57,14 +60,15 @@ def try_candidate(
         EdgepressError: It cannot be made.
     """
     plan = compose(recipe, profile, until="benchmark" if recipe.benchmark.measure else "build")
+    watch = Stopwatch(observer)
     cut = _cut(plan)
     glance = None
     if cut is not None:
-        glance = _glance(run_plan(plan.until(cut), store, observer)[cut])
+        glance = _glance(run_plan(plan.until(cut), store, watch), cut)
         if finished is not None and (why := hopeless(glance, finished)):
             return Found(engines=(), glance=glance, hopeless=why)
-    outcomes = run_plan(plan, store, observer)
-    return Found(engines=_engines(outcomes, store), glance=glance)
+    outcomes = run_plan(plan, store, watch)
+    return Found(engines=engines_of(outcomes, store), glance=glance, pace=watch.pace(recipe))
 
 
 def _cut(plan: Plan) -> str | None:
@@ -76,9 +80,9 @@ def _cut(plan: Plan) -> str | None:
     return None
 
 
-def _glance(outcome: Outcome) -> Glance:
-    known = outcome.entry.meta
-    predicted = known.get("predicted_ms")
+def _glance(outcomes: Mapping[str, Outcome], cut: str) -> Glance:
+    known = outcomes[cut].entry.meta
+    predicted = outcomes["allocate"].entry.meta["measured_ms"] if "allocate" in outcomes else None
     return Glance(
         accuracy=float(str(known["accuracy"])),
         macs=int(str(known["macs"])),
@@ -86,7 +90,7 @@ def _glance(outcome: Outcome) -> Glance:
     )
 
 
-def _engines(outcomes: Mapping[str, Outcome], store: Store) -> tuple[Engine, ...]:
+def engines_of(outcomes: Mapping[str, Outcome], store: Store) -> tuple[Engine, ...]:
     """The candidate's engines, without the uncompressed one where there are others, and without wrong ones."""
     builds = {name.partition(":")[2]: outcome for name, outcome in outcomes.items() if name.startswith("build:")}
     reference = next(iter(builds))

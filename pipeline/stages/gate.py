@@ -14,6 +14,7 @@ from pipeline.recipe import BudgetSection
 from pipeline.reporting.verdicts import void_reason
 from pipeline.stages.base import Context, Stage
 from pipeline.stages.benchmark import candidate_name
+from targets.errors import InputError
 from targets.profile import TargetProfile
 
 
@@ -36,7 +37,7 @@ class GateStage(Stage[GateInputs]):
     """
 
     name = "gate"
-    version = 4
+    version = 5
     consumes = GateInputs
     produces = Verdict
     measured = True
@@ -49,7 +50,8 @@ class GateStage(Stage[GateInputs]):
         """Writes ``verdict.json``."""
         del context
         campaign = src.measurement[0].read_json("benchmark.json") if src.measurement else None
-        candidates = [_candidate(build, campaign) for build in src.builds]
+        reference = candidate_name(src.builds[0])
+        candidates = [_candidate(build, campaign, reference) for build in src.builds]
         decision = decide(candidates, self._budget(), _comparer(campaign))
         scored_on = sorted({candidate.scored_on for candidate in candidates if candidate.scored_on})
         results = {
@@ -83,7 +85,7 @@ def _unit(options: Mapping[str, Any]) -> list[Any]:
     return list(options.get("providers") or [options.get("device", "")])
 
 
-def _candidate(build: CandidateBuild, campaign: Mapping[str, Any] | None) -> Candidate:
+def _candidate(build: CandidateBuild, campaign: Mapping[str, Any] | None, reference: str) -> Candidate:
     name = candidate_name(build)
     engine = build.read_json("engine.json")
     known = {
@@ -115,12 +117,23 @@ def _candidate(build: CandidateBuild, campaign: Mapping[str, Any] | None) -> Can
         accuracy=scored["value"] if scored else build.results["accuracy"],
         scored_on=scored["device"] if scored else "",
         latency_ms=measured["latency_ms"]["value"],
+        latency_ratio=1.0 if name == reference else _ratio(campaign, name, reference),
         latency_p95_ms=((measured.get("tail_ms") or {}).get("p95") or {}).get("upper99"),
         energy_mj=((campaign.get("energy", {}).get(name) or {}).get("gross_mj") or {}).get("median"),
         memory_bytes=memory["max_bytes"] if memory else None,
         outputs_ok=measured["outputs_ok"] is not False,
         void=void_reason(campaign, name),
     )
+
+
+def _ratio(campaign: Mapping[str, Any], name: str, reference: str) -> float | None:
+    """Latency over the reference's; None where the campaign could not compare them."""
+    from pipeline.benchmarking.analysis import find_comparison
+
+    try:
+        return float(find_comparison(campaign, name, reference)["ratio"])
+    except InputError:
+        return None
 
 
 def _comparer(campaign: Mapping[str, Any] | None) -> Comparer | None:

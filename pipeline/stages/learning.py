@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.fx import GraphModule
 
-    from pipeline.data import Dataset
+    from pipeline.data import Dataset, Split
     from pipeline.recipe import LearningSection
     from pipeline.stages.base import Context
     from pipeline.tasks import Task
@@ -83,7 +83,7 @@ def learn(
     from pipeline.training import find_learning_rate, fit, steps_in, train_config
 
     config = train_config(section, seed=seed, threads=threads)
-    train = data["train"].bound(names)
+    train = _drawn(data["train"].bound(names), section.samples, seed)
     found: dict[str, Any] = {}
     if section.learning_rate == "find":
         context.progress(0.0, "looking for the learning rate")
@@ -136,6 +136,15 @@ def label_loss(task: Task, section: LearningSection) -> Loss:
     """The task's own loss."""
     smoothing = section.label_smoothing
     return lambda _inputs, labels, outputs: task.loss(outputs, labels, label_smoothing=smoothing)
+
+
+def _drawn(train: Split, samples: int | None, seed: int) -> Split:
+    """As many samples as asked for; all where there are no more."""
+    import numpy as np
+
+    if samples is None or samples >= len(train):
+        return train
+    return train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:samples]))
 
 
 def validation_score(data: Dataset, names: tuple[str, ...], task: Task, threads: int) -> Callable[[GraphModule], float]:

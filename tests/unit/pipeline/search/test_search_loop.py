@@ -18,6 +18,8 @@ from pipeline.store import Store
 from targets.errors import BudgetError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.events import Event
     from pipeline.search import SearchResult
 
@@ -49,6 +51,10 @@ class Ran(NamedTuple):
 
     met_budget: bool
     shipped: str = "int8"
+    engine: Engine | None = None
+
+    def publish(self, *_where: object) -> None:
+        """There is nothing to put anywhere."""
 
 
 class Bench:
@@ -57,6 +63,7 @@ class Bench:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.tried: list[float] = []
         self.full: list[float] = []
+        self.settings: list[dict[str, object]] = []
         self.fail: set[int] = set()
         self.die_at: int | None = None
         self.drop_scale = 0.1
@@ -82,7 +89,8 @@ class Bench:
             size_bytes=int(1e6 * (1 - ratio)), memory_bytes=1,
         )  # fmt: skip
 
-    def full_run(self, leader: Tried) -> Ran:
+    def full_run(self, leader: Tried, settings: Mapping[str, object]) -> Ran:
+        self.settings.append(dict(settings))
         ratio = leader.point["prune.ratio"]
         self.full.append(ratio)
 
