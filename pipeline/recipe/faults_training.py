@@ -160,6 +160,7 @@ def qat_faults(section: QuantizeSection) -> list[Fault]:
         Fault(where=f"quantize.training.{key}", what="cannot be had when the int8 file is trained", fix="remove it")
         for key, plain in {
             "l1": 0.0, "train_only": [], "rates": {}, "batch_norm": "train", "device": "cpu", "processes": 1,
+            "samples": None,
         }.items()
         if getattr(training, key) != plain
     ]  # fmt: skip

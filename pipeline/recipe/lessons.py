@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 CLASS_SCORES: Final = ("classification", "segmentation", "fidelity")
 """Tasks whose first output may hold one score a class on axis 1 (fidelity knows nothing of its model)."""
 UNLABELLED: Final = ("fidelity",)
+"""Tasks without labels."""
 DENSE: Final = TeacherSection(name="dense", dense=True)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from pipeline.compose import compose
 from pipeline.events import Event, Notice, StageFinished, TrialFinished, TrialStarted
 from pipeline.search.candidates import Tried, best, best_engine, front
+from pipeline.search.defaults import prepared
 from pipeline.search.document import document, write_documents
 from pipeline.search.finals import finalist, is_shortened, judged, next_final, regained_share
 from pipeline.search.full import FullRun, run_in_full, train_samples
@@ -19,6 +20,8 @@ from pipeline.search.pace import fitted_epochs
 from pipeline.search.space import recipe_at, search_space
 from pipeline.search.storage import open_storage
 from pipeline.search.study import Claim, Study, grid_faults
+from pipeline.search.survey import survey
+from pipeline.search.target import profile_at
 from pipeline.search.trial import try_candidate
 from pipeline.stages.base import configuration
 from targets.errors import BudgetError, InputError
@@ -27,6 +30,7 @@ from targets.files import sha256_bytes
 if TYPE_CHECKING:
     from pipeline.events import Observer
     from pipeline.recipe import Recipe
+    from pipeline.recipe.searching import SearchSection
     from pipeline.store import Store
     from targets.profile import TargetProfile
 
@@ -82,12 +86,16 @@ class Search:
         storage: str | None,
     ) -> None:
         assert recipe.search is not None
-        self._recipe, self._section, self._profile = recipe, recipe.search, profile
         self._folder, self._store, self._observer = folder, store, _only_news(observer)
-        self._space = search_space(recipe)
+        stated = recipe
+        if not recipe.search.space:
+            recipe = prepared(recipe, profile, survey(recipe, profile, store, self._observer))
+        assert recipe.search is not None
+        self._recipe, self._section, self._profile = recipe, recipe.search, profile
+        self._space = search_space(recipe, profile)
         if self._section.sampler == "grid":
             grid_faults(self._space)
-        name = f"{recipe.name} on {profile.name} {_identity(recipe, profile)}"
+        name = f"{recipe.name} on {profile.name} {_identity(stated, recipe.search, profile)}"
         place = storage or str(folder / "study.journal")
         self.study = Study(open_storage(place), name, self._space, self._section, recipe.seed)
         self._shortened = is_shortened(self._section)
@@ -130,7 +138,8 @@ class Search:
         glances = self.study.glances() if self._section.proxies else None
         try:
             recipe = recipe_at(self._recipe, claim.point, screening=True)
-            found = try_candidate(recipe, self._profile, self._store, self._observer, glances)
+            profile = profile_at(self._profile, claim.point)
+            found = try_candidate(recipe, profile, self._store, self._observer, glances)
         except InputError as error:
             self.study.give_up(claim, f"{error.what}: {error.why}", failed=True)
             self._observer(TrialFinished(number=claim.number, outcome=f"cannot be made: {error.what}: {error.why}"))
@@ -182,7 +191,8 @@ class Search:
         if leader is None or leader.number == self._published or self.study.confirmed():
             return
         recipe = recipe_at(self._recipe, leader.point, screening=True)
-        run_in_full(recipe, self._profile, self._store, self._observer).publish(self._store, self._folder / BEST)
+        full = run_in_full(recipe, profile_at(self._profile, leader.point), self._store, self._observer)
+        full.publish(self._store, self._folder / BEST)
         self._published = leader.number
 
     def _run_finals(self, until_s: float | None) -> None:
@@ -232,7 +242,7 @@ class Search:
 
     def _full_run(self, leader: Tried, settings: Mapping[str, Any]) -> FullRun:
         recipe = recipe_at(self._recipe, {**leader.point, **settings}, screening=False)
-        return run_in_full(recipe, self._profile, self._store, self._observer)
+        return run_in_full(recipe, profile_at(self._profile, leader.point), self._store, self._observer)
 
     def _write(self) -> SearchResult:
         tried, leader = self._judged(), self._leader()
@@ -260,12 +270,11 @@ def _only_news(observer: Observer) -> Observer:
     return observe
 
 
-def _identity(recipe: Recipe, profile: TargetProfile) -> str:
+def _identity(recipe: Recipe, section: SearchSection, profile: TargetProfile) -> str:
     """A hash of what candidates are made of and judged by: a study of something else is another study."""
-    assert recipe.search is not None
     plan = compose(recipe, profile, until="build")
     stages = json.dumps([configuration(node.stage) for node in plan.nodes], sort_keys=True)
-    asked = recipe.search.model_dump_json(exclude={"trials", "time_budget_s"})
+    asked = section.model_dump_json(exclude={"trials", "time_budget_s"})
     parts = [stages, asked, recipe.budget.model_dump_json(), profile.model_dump_json()]
     return sha256_bytes("\n".join(parts).encode())[:12]
 

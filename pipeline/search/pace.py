@@ -27,7 +27,7 @@ class Pace:
 
     Attributes:
         sample_s: Wall-clock seconds of training for one sample.
-        rest_s: Wall-clock seconds of all stages that do not train.
+        rest_s: Wall-clock seconds of all stages after it.
     """
 
     sample_s: float
@@ -58,8 +58,8 @@ class Stopwatch:
         if isinstance(event, TrainingStep) and event.stage == TRAINED:
             self._last = (event.step, time.monotonic())
             self._first = self._first or self._last
-        elif isinstance(event, StageFinished) and event.stage != TRAINED and not event.reused:
-            self._rest_s += event.wall_s
+        elif isinstance(event, StageFinished):  # what came before training is in the store by then
+            self._rest_s = 0.0 if event.stage == TRAINED else self._rest_s + event.wall_s
         self._observer(event)
 
     def pace(self, recipe: Recipe) -> Pace | None:

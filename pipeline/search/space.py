@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
+from pipeline.recipe.base import Section
+from pipeline.recipe.document import EDITS
 from pipeline.recipe.faults import consistency_faults
+from pipeline.recipe.pruning import TARGETS
 from pipeline.recipe.searching import Range
+from pipeline.search.target import is_of_target, profile_at
 from targets.errors import EdgepressError, Fault, InputError, faults_error, nearest
 from targets.faults import faults_of
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from pipeline.recipe import Recipe
+    from targets.profile import TargetProfile
 
 OFF: Final = "off"
 _WHERE: Final = "search.space"
+_AMOUNTS: Final = frozenset(
+    {*(f"prune.{key}" for key in TARGETS), "depth.blocks", "depth.share", "sparsify.ratio", "distill.epochs"}
+)
 _FIXED: Final = {"name", "targets", "search", "folder", "data", "task"}
 
 Point = Mapping[str, Any]
@@ -66,21 +76,22 @@ Variable = Choices | Numbers
 Space = tuple[Variable, ...]
 
 
-def search_space(recipe: Recipe) -> Space:
-    """The space of the recipe's ``[search]``, each end of it a valid recipe.
+def search_space(recipe: Recipe, profile: TargetProfile) -> Space:
+    """The space of the recipe's ``[search]``, each end of it a valid recipe and a valid target.
 
     Raises:
         InputError: A key does not exist, cannot vary, or takes values that the recipe refuses; all faults at once.
     """
     assert recipe.search is not None
-    variables = tuple(_variable(key, what) for key, what in sorted((recipe.search.space or _default(recipe)).items()))
+    variables = tuple(_variable(key, what) for key, what in sorted(recipe.search.space.items()))
     if not variables:
         raise InputError(
             "there is nothing to search",
-            "the recipe has no section that varies by default, and search.space is empty",
+            "search.space is empty, and nothing of this model varies by default",
             'name what may vary: "prune.ratio" = { low = 0.2, high = 0.6 } under [search.space]',
         )
-    faults = [fault for variable in variables for fault in _faults(recipe, variable)]
+    usual = {variable.key: _usual(variable) for variable in variables}
+    faults = [fault for variable in variables for fault in _faults(recipe, profile, variable, usual)]
     if faults:
         raise faults_error(f"recipe {recipe.name!r}", faults)
     return variables
@@ -94,7 +105,7 @@ def recipe_at(recipe: Recipe, point: Point, *, screening: bool) -> Recipe:
     """
     assert recipe.search is not None
     values = {**(recipe.search.screening if screening else {}), **point}
-    return _validated(recipe, values)
+    return changed(recipe, {key: value for key, value in values.items() if not is_of_target(key)})
 
 
 def decoded(space: Space, drawn: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,13 +116,28 @@ def decoded(space: Space, drawn: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _validated(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+def changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values; what is ``off`` leaves its section out, whatever else is said of that section.
+
+    Where that leaves nothing that removes anything, distillation from the dense model goes too.
+
+    Raises:
+        InputError: They do not make a valid recipe.
+    """
     from pydantic import ValidationError
 
-    data = recipe.model_dump(mode="python", exclude_unset=True, exclude={"folder", "search"})
-    data = copy.deepcopy(data)
+    data = copy.deepcopy(recipe.model_dump(mode="python", exclude_unset=True, exclude={"folder", "search"}))
+    off = []
     for key in sorted(values, key=lambda name: name.count(".")):  # a whole section before what is in it
-        _assign(data, key.split("."), values[key])
+        section = _left_out(type(recipe), key, values[key])
+        if section is None:
+            _assign(data, key.split("."), values[key])
+        else:
+            off.append(section)
+    for section in off:
+        _remove(data, section.split("."))
+    if off and not any(name in data for name in EDITS) and not {"student", "teachers"} & data.get("distill", {}).keys():
+        data.pop("distill", None)  # nothing is removed: there is nothing to learn from the dense model
     try:
         found = type(recipe).model_validate({**data, "folder": recipe.folder})
     except ValidationError as error:
@@ -121,6 +147,24 @@ def _validated(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return found
 
 
+def _left_out(model: type[BaseModel], key: str, value: object) -> str | None:
+    """The section that ``off`` leaves out: the key's own, or the one of which it says how much; else it is a value."""
+    if value != OFF:
+        return None
+    if key in _AMOUNTS:
+        return key.rpartition(".")[0]
+    return key if _is_section(model, key.split(".")) else None
+
+
+def _is_section(model: type[BaseModel], keys: Sequence[str]) -> bool:
+    field = model.model_fields.get(keys[0])
+    if field is None:
+        return False
+    kinds = [kind for kind in (get_args(field.annotation) or (field.annotation,)) if isinstance(kind, type)]
+    sections = [kind for kind in kinds if issubclass(kind, Section)]
+    return bool(sections) if len(keys) == 1 else any(_is_section(kind, keys[1:]) for kind in sections)
+
+
 def _assign(data: dict[str, Any], keys: list[str], value: object) -> None:
     table = data
     for key in keys[:-1]:
@@ -128,10 +172,16 @@ def _assign(data: dict[str, Any], keys: list[str], value: object) -> None:
         if not isinstance(inner, dict):
             table[key] = inner = {}
         table = inner
-    if value == OFF and isinstance(table.get(keys[-1], {}), dict):
-        table.pop(keys[-1], None)
-    else:
-        table[keys[-1]] = value
+    table[keys[-1]] = value
+
+
+def _remove(data: dict[str, Any], keys: list[str]) -> None:
+    table: Any = data
+    for key in keys[:-1]:
+        table = table.get(key)
+        if not isinstance(table, dict):
+            return
+    table.pop(keys[-1], None)
 
 
 def _variable(key: str, what: Range | list[Any]) -> Variable:
@@ -141,22 +191,37 @@ def _variable(key: str, what: Range | list[Any]) -> Variable:
     return Numbers(key=key, low=what.low, high=what.high, step=what.step, log=what.log, whole=whole)
 
 
-def _default(recipe: Recipe) -> dict[str, Range | list[Any]]:
-    """What is worth varying in the sections that the recipe has."""
-    space: dict[str, Range | list[Any]] = {}
-    if recipe.prune is not None:
-        space["prune.ratio"] = Range(low=0.1, high=0.7, step=0.05)
-        space["prune.scope"] = ["local", "global"]
-    if recipe.distill is not None:
-        space["distill.alpha"] = Range(low=0.1, high=0.9, step=0.2)
-        space["distill.temperature"] = [2.0, 4.0, 8.0]
-    return space
+def _usual(variable: Variable) -> Any:  # noqa: ANN401 - whatever the recipe takes
+    """A value that stands for the variable while others are checked."""
+    if isinstance(variable, Numbers):
+        return _end(variable, variable.low)
+    return next((value for value in variable.values if value != OFF), variable.values[0])
 
 
-def _faults(recipe: Recipe, variable: Variable) -> list[Fault]:
+def _check(recipe: Recipe, profile: TargetProfile, variable: Variable, value: object, usual: Point) -> None:
+    """Raises where a value is not valid, neither alone nor beside usual values of all that varies."""
+    if is_of_target(variable.key):
+        profile_at(profile, {variable.key: value})
+        return
+    try:
+        changed(recipe, {variable.key: value})
+    except EdgepressError:
+        if len(usual) == 1:
+            raise
+        others = {key: one for key, one in usual.items() if not is_of_target(key)}
+        try:
+            changed(recipe, {**others, variable.key: value})
+        except EdgepressError as beside:
+            if not any(fault.where.startswith(variable.key) for fault in beside.faults):
+                return  # another value is at fault: it is told where that one is checked
+            raise
+
+
+def _faults(recipe: Recipe, profile: TargetProfile, variable: Variable, usual: Point) -> list[Fault]:
     where = f'{_WHERE}."{variable.key}"'
     top = variable.key.split(".")[0]
-    if top in _FIXED or top not in type(recipe).model_fields:
+    of_target = is_of_target(variable.key)
+    if not of_target and (top in _FIXED or top not in type(recipe).model_fields):
         allowed = sorted(set(type(recipe).model_fields) - _FIXED)
         return [Fault(where=where, what="cannot vary, or there is no such key", fix=nearest(top, allowed))]
     if isinstance(variable, Numbers) and (fault := _range_fault(variable, where)):
@@ -169,7 +234,7 @@ def _faults(recipe: Recipe, variable: Variable) -> list[Fault]:
     found = []
     for value in ends:
         try:
-            _validated(recipe, {variable.key: value})
+            _check(recipe, profile, variable, value, usual)
         except EdgepressError as error:
             what = "; ".join(f"{f.where}: {f.what}" for f in error.faults) or error.why
             fix = error.faults[0].fix if error.faults else error.fix

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compose import compose
 from pipeline.runner import run_plan
 from pipeline.search.candidates import Engine
+from pipeline.search.earlier import predicted_ms
 from pipeline.search.pace import Pace, Stopwatch
 from pipeline.search.proxies import Glance, hopeless
 
@@ -64,7 +65,11 @@ def try_candidate(
     cut = _cut(plan)
     glance = None
     if cut is not None:
-        glance = _glance(run_plan(plan.until(cut), store, watch), cut)
+        made = run_plan(plan.until(cut), store, watch)
+        glance = _glance(made, cut)
+        if glance.predicted_ms is None and finished is not None:
+            known = predicted_ms(recipe, profile, store, observer, made[cut].entry.meta)
+            glance = replace(glance, predicted_ms=known)
         if finished is not None and (why := hopeless(glance, finished)):
             return Found(engines=(), glance=glance, hopeless=why)
     outcomes = run_plan(plan, store, watch)

@@ -12,6 +12,7 @@ import pytest
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.search import search
 from pipeline.search.candidates import Engine, Tried
+from pipeline.search.pace import Pace
 from pipeline.search.proxies import Glance
 from pipeline.search.trial import Found
 from pipeline.store import Store
@@ -68,6 +69,8 @@ class Bench:
         self.die_at: int | None = None
         self.drop_scale = 0.1
         self.refute: set[float] = set()
+        self.pace: Pace | None = None
+        self.die_in_full = False
         patch.setattr("pipeline.search.loop.try_candidate", self.try_candidate)
         patch.setattr("pipeline.search.loop.Search._full_run", self.full_run)
 
@@ -80,7 +83,8 @@ class Bench:
         self.tried.append(ratio)
         if len(self.tried) in self.fail:
             raise InputError("no such luck", "it was not to be", "try another one")
-        return Found(engines=(self.engine(ratio),), glance=Glance(accuracy=1 - ratio, macs=int(1000 * (1 - ratio))))
+        glance = Glance(accuracy=1 - ratio, macs=int(1000 * (1 - ratio)))
+        return Found(engines=(self.engine(ratio),), glance=glance, pace=self.pace)
 
     def engine(self, ratio: float) -> Engine:
         drop = max(0.0, ratio - 0.5) * self.drop_scale
@@ -93,8 +97,9 @@ class Bench:
         self.settings.append(dict(settings))
         ratio = leader.point["prune.ratio"]
         self.full.append(ratio)
-
-        return Ran(met_budget=leader.feasible and ratio not in self.refute)
+        if self.die_in_full:
+            raise KeyboardInterrupt
+        return Ran(met_budget=leader.feasible and ratio not in self.refute, engine=self.engine(ratio))
 
 
 @pytest.fixture
@@ -185,6 +190,35 @@ def test_a_time_budget_ends_the_search(bench: Bench, tmp_path: Path, monkeypatch
     assert 0 < len(result.found["trials"]) < 10
     assert result.found["best"] is not None
     assert bench.full
+
+
+SHORTENED = BASE.replace("epochs = 2", "epochs = 20").replace(
+    "trials = 10",
+    "trials = 4\ntime_budget_s = 1000.0\nscreening = { distill = { epochs = 1 }, benchmark.mode = 'quick' }",
+)
+
+
+def test_screened_by_short_training_the_leader_is_trained_in_the_time_that_is_left(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: one full training of what promises most, with epochs that fit; interrupted, it goes on with the same."""
+    interim: list[object] = []
+    monkeypatch.setattr("pipeline.search.loop.Search._bundle_as_screened", lambda _self: interim.append(1))
+    monkeypatch.setattr("pipeline.search.loop.train_samples", lambda *_: 10_000)
+    bench.pace, bench.die_in_full = Pace(sample_s=0.005, rest_s=10.0), True
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, text=SHORTENED)
+    bench.die_in_full = False
+    bench.pace = Pace(sample_s=99.0, rest_s=10.0)
+    result = run(tmp_path, text=SHORTENED)
+    assert len(bench.tried) == len(interim) == 4
+    assert bench.settings[0] == bench.settings[1]
+    assert 1 < bench.settings[0]["distill.epochs"] < 20  # type: ignore[operator]
+    assert len(set(bench.full)) == 1
+    assert result.met_budget
+    best = next(trial for trial in result.found["trials"] if trial["number"] == result.found["best"])
+    assert best["confirmed"]["settings"] == bench.settings[0]
+    assert f"distill.epochs={bench.settings[0]['distill.epochs']}" in result.found["best_settings"]
 
 
 def test_another_recipe_is_another_study(bench: Bench, tmp_path: Path) -> None:

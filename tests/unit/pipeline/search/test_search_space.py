@@ -11,7 +11,9 @@ import pytest
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.search.space import recipe_at, search_space
 from targets.errors import EdgepressError
+from targets.profile import load_profile
 
+HOST = load_profile("x86-64-avx2")
 BASE = """
 task = "classification"
 [model]
@@ -36,14 +38,8 @@ def test_dotted_and_nested_keys_are_the_same(tmp_path: Path) -> None:
     """Promise: both ways of writing a key in TOML work."""
     a = recipe(tmp_path, '[search.space]\n"prune.ratio" = { low = 0.1, high = 0.5 }\n"prune.scope" = ["local"]')
     b = recipe(tmp_path, '[search.space.prune]\nratio = { low = 0.1, high = 0.5 }\nscope = ["local"]')
-    assert search_space(a) == search_space(b)
-    assert [variable.key for variable in search_space(a)] == ["prune.ratio", "prune.scope"]
-
-
-def test_a_recipe_without_a_space_varies_what_its_sections_have(tmp_path: Path) -> None:
-    """Promise: `[search]` alone is enough."""
-    keys = {variable.key for variable in search_space(recipe(tmp_path, "[search]\ntrials = 3"))}
-    assert {"prune.ratio", "distill.temperature"} <= keys
+    assert search_space(a, HOST) == search_space(b, HOST)
+    assert [variable.key for variable in search_space(a, HOST)] == ["prune.ratio", "prune.scope"]
 
 
 def test_all_faults_come_at_once(tmp_path: Path) -> None:
@@ -51,16 +47,17 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
     found = recipe(
         tmp_path,
         '[search.space]\n"prune.ratoi" = [0.1]\n"nosuch.key" = [1]\n"prune.ratio" = { low = 0.5, high = 1.5 }\n'
-        '"distill.epochs" = { low = 9, high = 2 }\n"name" = ["a"]',
+        '"distill.epochs" = { low = 9, high = 2 }\n"name" = ["a"]\n"target.engine.treads" = [2]',
     )
     with pytest.raises(EdgepressError) as caught:
-        search_space(found)
+        search_space(found, HOST)
     assert {fault.where for fault in caught.value.faults} == {
         'search.space."prune.ratoi"',
         'search.space."nosuch.key"',
         'search.space."prune.ratio"',
         'search.space."distill.epochs"',
         'search.space."name"',
+        'search.space."target.engine.treads"',
     }
 
 
@@ -68,6 +65,9 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
     ("point", "seen"),
     [
         ({"prune.ratio": 0.6}, lambda r: (r.prune.ratio, r.distill.epochs) == (0.6, 2)),
+        ({"prune.ratio": "off", "prune.scope": "global"}, lambda r: r.prune is None),
+        ({"distill": "off", "distill.temperature": 2.0}, lambda r: r.distill is None),
+        ({"quantize.qat": "off"}, lambda r: r.quantize.qat == "off"),
         ({"distill": "off"}, lambda r: r.distill is None and r.prune is not None),
         ({"prune": {"ratio": 0.2, "scope": "global"}}, lambda r: r.prune.scope == "global"),
         ({"prune": {"ratio": 0.2}, "prune.scope": "global"}, lambda r: (r.prune.ratio, r.prune.scope)[0] == 0.2),
