@@ -89,7 +89,7 @@ def test_what_a_trial_took_is_told_by_its_steps_and_what_came_after(tmp_path: Pa
     assert watch.pace(recipe) is None
     for stage in ("prune", "distill", "build", "benchmark"):
         for step in range(1, 4) if stage == "distill" else ():
-            watch(TrainingStep(stage=stage, step=step, steps=3, epoch=1, values={}))
+            watch(TrainingStep(stage=stage, step=step, steps=3, epoch=1, done=step / 3, values={}))
         watch(StageFinished(stage=stage, title="", reused=False, wall_s=5.0, results={}, digest=""))
     pace = watch.pace(recipe)
     assert pace is not None
