@@ -13,13 +13,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pipeline.bundling.manifest import MANIFEST_NAME
 from targets.errors import EdgepressError, InputError, RefusedError
+from targets.files import sha256_file
 
 if TYPE_CHECKING:
     from pipeline.bundling.manifest import Manifest
 
 TRUSTED: Final = "EDGEPRESS_TRUST_ENGINE"
-"""Environment variable: sha256 of engines that may run, separated by commas."""
+"""Environment variable: sha256 of engines, or of manifests of bundles, that may run, separated by commas."""
 
 _NATIVE: Final = frozenset({"tensorrt", "tensorrt_rtx"})
 _COMPILED: Final = b"EPContext"
@@ -38,32 +40,34 @@ def check_trusted(
     Args:
         folder: The bundle, its bytes checked.
         manifest: Its manifest.
-        trusted: Engines (sha256) that the user vouches for.
+        trusted: What the user vouches for: sha256 of plans, or of the manifests of bundles that load more than those.
         environ: Where the store and further trusted engines are named.
 
     Raises:
         InputError: There is no engine.json that can be read.
         RefusedError: It is a stranger's native code.
     """
-    why = _native(folder, manifest)
+    spec = _spec(folder)
+    why, sha256, stage = _code_beside(folder, manifest, spec), sha256_file(folder / MANIFEST_NAME), "bundle"
     if not why:
-        return
-    sha256 = manifest.engine_sha256
+        if spec.get("runtime") not in _NATIVE or spec.get("build_on_device"):
+            return
+        why, sha256, stage = "a TensorRT plan runs native code", manifest.engine_sha256, "build"
     vouched = {*trusted, *environ.get(TRUSTED, "").lower().split(",")}
-    if sha256 in vouched or _built_here(sha256, environ):
+    if sha256 in vouched or _made_here(sha256, stage, environ):
         return
     raise RefusedError(
         f"refused: the engine of {manifest.name!r} was not built here",
         f"{why}, and this one is in no cache of yours",
-        f"build it from the ONNX model, `edgepress verify --key` it, or trust this very file: {TRUSTED}={sha256}",
+        f"build it from the ONNX model, `edgepress verify --key` it, or trust this very one: {TRUSTED}={sha256}",
     )
 
 
-def _native(folder: Path, manifest: Manifest) -> str:
-    """Why the engine is code; empty when it is data."""
-    spec = _spec(folder)
-    if spec.get("runtime") in _NATIVE and not spec.get("build_on_device"):
-        return "a TensorRT plan runs native code"
+def _code_beside(folder: Path, manifest: Manifest, spec: Mapping[str, Any]) -> str:
+    """Why the bundle makes a runtime load code beside its own; empty when it does not.
+
+    The engine's hash says nothing here: what is loaded stands in engine.json, or in other files of the bundle.
+    """
     options = spec.get("options")
     given = options.get("provider_options", {}) if isinstance(options, dict) else {}
     for provider, own in given.items() if isinstance(given, dict) else ():
@@ -106,8 +110,8 @@ def _holds(path: Path, word: bytes) -> bool:
     return False
 
 
-def _built_here(sha256: str, environ: Mapping[str, str]) -> bool:
-    """Whether the user's own, private store holds an engine with that hash."""
+def _made_here(sha256: str, stage: str, environ: Mapping[str, str]) -> bool:
+    """Whether the user's own, private store holds a file with that hash which that stage made."""
     from pipeline.store import Store, default_store_root
 
     try:
@@ -115,5 +119,5 @@ def _built_here(sha256: str, environ: Mapping[str, str]) -> bool:
         entries = Store(root).entries() if root.is_dir() else []
     except EdgepressError:
         return False
-    built = [entry for entry in entries if entry.stage.partition(":")[0] == "build"]
-    return any(ref.sha256 == sha256 for entry in built for ref in entry.files)
+    made = [entry for entry in entries if entry.stage.partition(":")[0] == stage]
+    return any(ref.sha256 == sha256 for entry in made for ref in entry.files)

@@ -108,6 +108,7 @@ def _engine(data: bytes, folder: Path) -> None:
     from targets.ondevice.session import read_spec
 
     (folder / "engine.json").write_bytes(data)
+    (folder / "manifest.json").write_bytes(b"{}")
     manifest: Any = SimpleNamespace(files={"engine.json": None}, engine_sha256="a" * 64, name="n")
     for read in (EngineBuild.read, read_spec, lambda place: check_trusted(place, manifest, environ={})):
         try:

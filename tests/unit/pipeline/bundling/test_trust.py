@@ -118,7 +118,9 @@ def test_options_that_load_a_file_are_code(bundle: Path, provider: str, key: str
         return
     with pytest.raises(RefusedError, match=f"{key!r} makes {provider} load a file"):
         _check(bundle, environ={})
-    _check(bundle, environ={TRUSTED: read_manifest(bundle / MANIFEST_NAME).engine_sha256})
+    with pytest.raises(RefusedError):
+        _check(bundle, environ={TRUSTED: read_manifest(bundle / MANIFEST_NAME).engine_sha256})
+    _check(bundle, environ={TRUSTED: sha256_file(bundle / MANIFEST_NAME)})
 
 
 def test_a_compiled_engine_inside_a_model_is_code(bundle: Path) -> None:
@@ -137,3 +139,18 @@ def test_only_engines_of_the_cache_are_trusted(plan: Path, tmp_path: Path) -> No
     store.publish(out, "a" * 64, stage="data", meta={})
     with pytest.raises(RefusedError, match="was not built here"):
         _check(plan, environ={"EDGEPRESS_CACHE": str(store.root)})
+
+
+def test_our_own_engine_under_another_engine_json_is_not_ours(bundle: Path, tmp_path: Path) -> None:
+    """Promise S6: an engine that this cache built, sent back with an option that loads a library, is refused."""
+    store, out = Store(tmp_path / "cache"), tmp_path / "out"
+    environ = {"EDGEPRESS_CACHE": str(store.root)}
+    bundle = _rewritten(bundle, provider_options={"QNNExecutionProvider": {"backend_path": "./evil.so"}})
+    out.mkdir()
+    (out / "engine.onnx").write_bytes((bundle / "engine.onnx").read_bytes())
+    store.publish(out, "a" * 64, stage="build:int8", meta={})
+    with pytest.raises(RefusedError, match="backend_path"):
+        _check(bundle, environ=environ)
+    (out / MANIFEST_NAME).write_bytes((bundle / MANIFEST_NAME).read_bytes())
+    store.publish(out, "b" * 64, stage="bundle", meta={})
+    _check(bundle, environ=environ)
