@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 from calibration.collect import MEMORY_MB, collect
 from calibration.edges import edge_layers
 from calibration.modelfile import open_float
-from calibration.paying import layers_without_gain
+from calibration.paying import fastest_mix, predict
 from calibration.placement import place
 from calibration.prepare import prepare
 from calibration.qdq import LayerPrecision, quantize_model
@@ -140,18 +140,22 @@ class Workshop:
     def spared(self) -> frozenset[str]:
         """First and last layers with at most 2 % of the work each and 3 % in all, and layers that int8 makes no faster.
 
-        int8 saves next to nothing at the ends and costs much: the model's input is rounded to 8 bits in the first
-        layer, and every class score in the last.
+        int8 mostly saves next to nothing at the ends and costs much: the model's input is rounded to 8 bits in the
+        first layer, and every class score in the last. Where it is known to save something there, it stays.
         """
         prepared = prepare(open_float(self.model))
         costs = COSTS.get(self.scheme.name)
         found: set[str] = set()
+        prediction = None
         if costs is not None:
-            found |= layers_without_gain(prepared, self.scheme, costs, self.samples, threads=self._threads)
-        work = macs(prepared, place(prepared.graph, self.scheme), self.samples, threads=self._threads)
+            prediction, work = predict(prepared, self.scheme, costs, self.samples, threads=self._threads)
+            found |= fastest_mix(prediction, work)
+        else:
+            work = macs(prepared, place(prepared.graph, self.scheme), self.samples, threads=self._threads)
         total, taken = sum(work.values()), 0.0
         for name in sorted(edge_layers(prepared.graph, work) - found, key=lambda name: (work[name], name)):
-            if work[name] <= _LITTLE * total and taken + work[name] <= _IN_ALL * total:
+            slower = prediction is not None and prediction.slows({*found, name}, found)
+            if not slower and work[name] <= _LITTLE * total and taken + work[name] <= _IN_ALL * total:
                 found.add(name)
                 taken += work[name]
         return frozenset(found)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from calibration.formats import CONTRIB, FormatReport, finish, open_prepared, put, size_bytes, take_place, use_contrib
 from calibration.numerics import weight_scales
+from calibration.pairs import PAIRED_BITS, WIDE, paired_scales
 from calibration.prepare import constant, main_nodes, set_initializer
 from calibration.qdq import snr_db
 from calibration.rules_weights import int_attribute, is_float32, weight_of
@@ -181,8 +182,15 @@ class _Writer:
         key = (name, axis if array.flags.c_contiguous else -axis)
         if key not in self._stored:
             directions = array if array.ndim == axis + 1 and axis > 1 else array[None]
-            scales = np.stack([weight_scales(part, 1, self._bits, None, 1.0) for part in directions])
-            limit = 2 ** (self._bits - 1) - 1
+            paired = self._bits == PAIRED_BITS and axis == 1  # an LSTM's kernels pair otherwise
+            fitted = [paired_scales(part, 1, 1) if paired else None for part in directions]
+            scales = np.stack(
+                [
+                    weight_scales(part, 1, self._bits, None, 1.0, smallest=smallest)
+                    for part, smallest in zip(directions, fitted, strict=True)
+                ]
+            )
+            limit = WIDE if paired else 2 ** (self._bits - 1) - 1
             integers = np.clip(np.rint(directions / scales[:, None, :]), -limit, limit).astype(np.int8)
             noise = snr_db(directions, integers * scales[:, None, :])
             single = directions is not array

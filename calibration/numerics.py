@@ -60,15 +60,26 @@ def quantise(array: Array, affine: Affine) -> Array:
 
 
 def weight_scales(
-    weight: Array, axis: int | None, bits: int, bias: Array | None, input_scale: float
+    weight: Array,
+    axis: int | None,
+    bits: int,
+    bias: Array | None,
+    input_scale: float,
+    *,
+    smallest: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
     """Symmetric scales: largest magnitude over 127 (63 for 7 bits), one per index of ``axis`` or a single one.
 
     A scale is raised where the bias, counted in ``input_scale * scale``, would not fit int32 (dead channels).
+    ``smallest`` (one for each channel) takes the place of the largest magnitudes: what `calibration.pairs` allows.
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    largest = np.abs(weight).max(axis=None if axis is None else others).reshape(-1).astype(np.float64)
-    scales = np.maximum(largest / (2 ** (bits - 1) - 1), MIN_SCALE)
+    if smallest is None:
+        largest = np.abs(weight).max(axis=None if axis is None else others).reshape(-1).astype(np.float64)
+        smallest = largest / (2 ** (bits - 1) - 1)
+    elif axis is None:
+        smallest = smallest.max().reshape(-1)
+    scales = np.maximum(smallest, MIN_SCALE)
     if bias is not None:
         needed = np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_LIMIT)
         scales = np.maximum(scales, needed if axis is not None else needed.max())

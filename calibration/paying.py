@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 from calibration.exposure import Watched, values_per_run
 from calibration.placement import place
 from calibration.prepare import constant, main_nodes
+from calibration.rules_weights import int_attribute
 from calibration.work import macs
 from targets.costs import THIN_CHANNELS
 
@@ -26,6 +27,9 @@ _EDGE: Final = 8
 
 _GAIN: Final = 0.98
 """Predicted time of the whole, over that before, of a move worth making."""
+
+_SLOWER: Final = 1.005
+"""Less than that is below what is foretold."""
 
 _MOST: Final = 0.5
 """Share of the work that may go to float: a model that would have more of it there is better off without int8."""
@@ -83,10 +87,30 @@ class Prediction:
             self._costs.layer_us(work, self._kinds[name], int8=name in placement.int8)
             for name, work in self._work.items()
         )
-        return layers + sum(self._convert_us(name) for name in self._converted(placement))
+        conversions = sum(self._convert_us(name) for name in self._converted(placement))
+        return layers + conversions + self._costs.layout_us * self._in_two_layouts(placement)
+
+    def slows(self, float_layers: Collection[str], before: Collection[str]) -> bool:
+        """Whether the whole is predicted to take longer than ``before``, by more than a two-hundredth."""
+        return self.total_us(float_layers) > self.total_us(before) * _SLOWER
 
     def _convert_us(self, name: str) -> float:
         return self._costs.convert_us(self._sizes[name], image=name in self._images)
+
+    def _in_two_layouts(self, placement: Placement) -> int:
+        """How many integer operators join an image that comes from float with another one.
+
+        Layers in int8 keep images in a layout of their own. One that comes from float keeps the other, and so does
+        all that is joined with it: in a residual net every sum from there on.
+        """
+        kept = {name for name in placement.roots if name not in placement.produced and name in self._images}
+        joins = 0
+        for name, node in self._nodes.items():
+            if name not in placement.int8 or name in placement.weights or not any(v.name in kept for v in _read(node)):
+                continue
+            joins += len([value for value in _read(node) if value.name in self._images]) > 1
+            kept |= {str(value.name) for value in node.outputs if value.name in self._images}
+        return joins
 
     def _converted(self, placement: Placement) -> list[str]:
         """Tensors that go from float to integers, and from integers to float."""
@@ -116,7 +140,7 @@ def layers_without_gain(
         samples: Any samples; only their shapes count.
         threads: Threads inside one operator.
     """
-    prediction, work = _predict(prepared, scheme, costs, samples, threads)
+    prediction, work = predict(prepared, scheme, costs, samples, threads=threads)
     return fastest_mix(prediction, work)
 
 
@@ -133,14 +157,15 @@ def float_cost_us(
 
     Arguments are as for `layers_without_gain`; ``float_nodes`` are float already.
     """
-    prediction, work = _predict(prepared, scheme, costs, samples, threads)
+    prediction, work = predict(prepared, scheme, costs, samples, threads=threads)
     whole = prediction.total_us(float_nodes)
     return {name: round(prediction.total_us(float_nodes | {name}) - whole, 3) for name in work}
 
 
-def _predict(
-    prepared: ir.Model, scheme: QuantScheme, costs: LayerCosts, samples: CalibrationSet, threads: int
+def predict(
+    prepared: ir.Model, scheme: QuantScheme, costs: LayerCosts, samples: CalibrationSet, *, threads: int
 ) -> tuple[Prediction, dict[str, float]]:
+    """What predicts this model's time, and the multiply-accumulates of each layer, in graph order."""
     placement = place(prepared.graph, scheme)
     work = macs(prepared, placement, samples, threads=threads)
     names = {str(value.name) for node in main_nodes(prepared.graph) for value in node.outputs}
@@ -192,9 +217,13 @@ def _kind(node: ir.Node) -> Kind:
     assert weight is not None
     if node.op_type != "Conv":
         return "dense"
-    if weight.shape[1] == 1 and weight.shape[0] > 1:
-        return "depthwise"
+    if weight.shape[1] == 1:
+        return "depthwise" if int_attribute(node, "group", 1) > 1 else "single"
     return "thin" if weight.shape[1] < THIN_CHANNELS else "dense"
+
+
+def _read(node: ir.Node) -> list[ir.Value]:
+    return [value for value in node.inputs if value is not None]
 
 
 def _is_image(value: ir.Value) -> bool:

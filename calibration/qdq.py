@@ -10,10 +10,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calibration.keepfloat import channels_read, read_by_channel
 from calibration.modelfile import model_sha256, open_float, save
 from calibration.numerics import activation_affine, quantise, quantise_bias, weight_scales
+from calibration.pairs import PAIRED_BITS, WIDE, paired_scales
 from calibration.placement import Placement, bias_row, place
 from calibration.prepare import constant, main_nodes, prepare, remove_unused_initializers, set_initializer
+from calibration.rules_weights import int_attribute
 from targets.errors import InputError
 
 if TYPE_CHECKING:
@@ -161,10 +164,11 @@ class _Editor:
         bias = node.inputs[_BIAS] if len(node.inputs) > _BIAS else None
         offset = bias_row(bias, array.shape[axis]) if self._scheme.bias == "int32" else None
         step = self._affine[self._placement.roots[str(source.name)]].scale
-        per_channel = self._scheme.per_channel_weights
-        scales = weight_scales(array, axis if per_channel else None, self._scheme.weight_bits, offset, step)
+        per_channel, bits = self._scheme.per_channel_weights, self._scheme.weight_bits
+        fitted = paired_scales(array, axis, int_attribute(node, "group", 1)) if bits == PAIRED_BITS else None
+        scales = weight_scales(array, axis if per_channel else None, bits, offset, step, smallest=fitted)
         shape = [-1 if per_channel and i == axis else 1 for i in range(array.ndim)]
-        limit = 2 ** (self._scheme.weight_bits - 1) - 1
+        limit = WIDE if fitted is not None else 2 ** (bits - 1) - 1
         integers = np.clip(np.rint(array / scales.reshape(shape)), -limit, limit).astype(np.int8)
         self._snr[str(node.name)] = snr_db(array, integers * scales.reshape(shape))
         stored = scales if per_channel else scales.reshape(())
@@ -241,6 +245,8 @@ class _Editor:
             if reader.name in self._placement.moved and reader.graph is self._graph and index == 0:
                 reader.replace_input_with(0, integers)
                 self._pad_value(reader, constants[1])
+            elif int8_made and self._stays_float(reader, index):
+                reader.replace_input_with(0, read_by_channel(self._graph, reader, integers, constants))
             elif int8_made or (reader.graph is self._graph and (reader.name, index) in self._placement.reads):
                 back = back or self._back(name, integers, constants, output=output)
                 reader.replace_input_with(index, back)
@@ -257,6 +263,11 @@ class _Editor:
     def _back(self, name: str, integers: ir.Value, constants: tuple[ir.Value, ...], *, output: bool) -> ir.Value:
         node = ir.node("DequantizeLinear", [integers, *constants], name=f"{name}__DequantizeLinear")
         return self._added(node, name if output else f"{name}__dequantized", ir.DataType.FLOAT)
+
+    def _stays_float(self, reader: ir.Node, index: int) -> bool:
+        """Whether a layer was left in float that ONNX Runtime would round."""
+        kept = reader.name not in self._placement.int8 and reader.graph is self._graph
+        return index == 0 and kept and self._scheme.style == "operators" and channels_read(reader) > 1
 
     def _pad_value(self, node: ir.Node, zero_point: ir.Value) -> None:
         """Padding with the real number zero is padding with the zero point."""

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from calibration.integerops import number
 from calibration.numerics import MIN_SCALE
+from calibration.pairs import WIDE, fits, room
 from targets.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ class StoredQ:
         zero: Initializer with the zero points, None where there is none.
         axis: Channel axis, None for one scale.
         dequantized: The tensor the node reads.
-        limit: Largest magnitude an integer may have: what the number of bits in use allows (127, 63, 7, ...).
+        limit: Largest magnitude an integer may have: what the number of bits in use allows (127, 63, 7, ...); see
+            `QuantizedGraph.bounds`.
     """
 
     node: str
@@ -113,7 +116,7 @@ class QuantizedGraph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._nodes = {node.name for node in model.graph.node}
+        self._nodes = {node.name: node for node in model.graph.node}
         self._makers = {name: node for node in model.graph.node for name in node.output}
         self.weights: dict[str, StoredQ] = {}
         self.biases: dict[str, BiasQ] = {}
@@ -137,6 +140,17 @@ class QuantizedGraph:
     def weight_values(self, node: str) -> Floats:
         """The weight as the node sees it: integers times scale."""
         return self.stored_values(self.weights[node])
+
+    def bounds(self, stored: StoredQ) -> tuple[Array, Array]:
+        """How low and how high the integers of a weight may go: single numbers, or one for each integer.
+
+        A weight none of whose pairs can leave 16 bits (`calibration.pairs`) stays so, whatever is learned.
+        """
+        node, integers = self._nodes[stored.node], self.array(stored.integers)
+        axis = 0 if stored.op == "Conv" or (stored.op == "Gemm" and number(node, "transB", 0)) else 1
+        if stored.limit == WIDE and fits(integers, axis, number(node, "group", 1)):
+            return room(integers, axis)
+        return np.array(-stored.limit), np.array(stored.limit)
 
     def stored_weights(self) -> dict[str, StoredQ]:
         """The weights by their initializer of integers; one that several nodes read stands once."""
@@ -306,19 +320,24 @@ class QuantizedGraph:
             if node.op_type != "QuantizeLinear" and not moved:
                 continue
             integers = node.input[0] if moved else node.output[0]
-            tensor = integers.removesuffix(INTEGERS)
-            if tensor in found or node.input[1] not in self._tensors or (not moved and node.input[0] in self._tensors):
+            tensor, scale = integers.removesuffix(INTEGERS), self._single(node.input[1])
+            if tensor in found or scale not in self._tensors or (not moved and node.input[0] in self._tensors):
                 continue
             maker = self._makers.get(integers)
             found[tensor] = ActivationQ(
                 tensor=tensor,
-                scale=node.input[1],
-                zero=node.input[2] if len(node.input) > 2 and node.input[2] else None,  # noqa: PLR2004 - (x, scale, zero)
+                scale=scale,
+                zero=self._single(node.input[2]) if len(node.input) > 2 and node.input[2] else None,  # noqa: PLR2004 - (x, scale, zero)
                 source=maker.input[0] if maker is not None and maker.op_type == "QuantizeLinear" else None,
                 integers=integers,
                 dequantized=tuple(readings.get(integers, ())),
             )
         return found
+
+    def _single(self, name: str) -> str:
+        """The initializer behind a scale or zero point that is laid out along channels, else the name itself."""
+        maker = self._makers.get(name)
+        return str(maker.input[0]) if maker is not None and maker.op_type == "Expand" else name
 
     def _tensor(self, name: str) -> onnx.TensorProto:
         try:

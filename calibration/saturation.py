@@ -2,9 +2,10 @@
 
 Their kernels multiply unsigned activations by signed weights with ``vpmaddubsw``: products of neighbours are added in
 16 bits and limited to that range, then summed in 32 bits. With weights of 8 bits a pair can reach 2 x 255 x 127,
-twice what fits; with 7 bits (at most 63) none can. Signed inputs, depthwise kernels and unsigned weights go through
-kernels that widen first. Which products are neighbours was read from the runtime's kernels
-(matrix products: k, k+1 of even k; convolutions: window position first, channel inside it) and holds bit for bit.
+twice what fits; with 7 bits (at most 63), or as `calibration.pairs` makes them, none can. Signed inputs, depthwise
+kernels and unsigned weights go through kernels that widen first. Which products are neighbours was read from the
+runtime's kernels (matrix products: k, k+1 of even k; convolutions: window position first, channel inside it) and holds
+bit for bit.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ class Trainable(nn.Module):
         for steps, stored in zip(self.weights, self._stored, strict=True):
             hold_zeros(steps, stored, weights)
         self.biases = nn.ParameterList(torch.zeros_like(bias) for bias in self._bias_start.values())
+        self._bounds = [float_bounds(graph, stored) for stored in self._stored]
         self.weight_scales = nn.ParameterList(torch.zeros_like(self._start[stored.scale]) for stored in self._stored)
         self.activation_scales = nn.ParameterList(torch.zeros_like(self._start[name]) for name in graph.groups)
 
@@ -58,11 +59,11 @@ class Trainable(nn.Module):
             name: self._start[name] * torch.exp(log)
             for name, log in zip(self._graph.groups, self.activation_scales, strict=True)
         }
-        for weight, steps, log in zip(self._stored, self.weights, self.weight_scales, strict=True):
+        learned = zip(self._stored, self.weights, self.weight_scales, self._bounds, strict=True)
+        for weight, steps, log, (low, high) in learned:
             shape = broadcast_shape(steps.ndim, weight.axis)
             ratio, start = torch.exp(log).reshape(shape), self._start[weight.scale].reshape(shape)
-            limit = weight.limit
-            found[weight.dequantized] = fake_quantise(steps, ratio, torch.zeros(()), -limit, limit) * start
+            found[weight.dequantized] = fake_quantise(steps, ratio, torch.zeros(()), low, high) * start
         for (node, bias), offset in zip(self._graph.biases.items(), self.biases, strict=True):
             found[bias.dequantized] = self._bias(node, offset)
         return found
@@ -73,9 +74,10 @@ class Trainable(nn.Module):
         graph = self._graph
         for name, log in zip(graph.groups, self.activation_scales, strict=True):
             graph.write_scale(name, self._scale(name, log))
-        for weight, steps, log in zip(self._stored, self.weights, self.weight_scales, strict=True):
+        learned = zip(self._stored, self.weights, self.weight_scales, self._bounds, strict=True)
+        for weight, steps, log, (low, high) in learned:
             ratio = torch.exp(log).reshape(broadcast_shape(steps.ndim, weight.axis))
-            integers = torch.round(steps / ratio).clamp(-weight.limit, weight.limit)
+            integers = torch.round(steps / ratio).clamp(low, high)
             graph.write_integers(weight.integers, integers.numpy())
             graph.write_scale(weight.scale, self._scale(weight.scale, log))
         for node, offset in zip(graph.biases, self.biases, strict=True):
@@ -114,6 +116,12 @@ def master_weight(graph: QuantizedGraph, stored: StoredQ, weights: Mapping[str, 
     shape = broadcast_shape(integers.ndim, stored.axis)
     exact = source.astype(np.float32) / graph.array(stored.scale).astype(np.float32).reshape(shape)
     return np.asarray(np.clip(exact, integers - np.float32(0.499), integers + np.float32(0.499)), np.float32)
+
+
+def float_bounds(graph: QuantizedGraph, stored: StoredQ) -> tuple[Tensor, Tensor]:
+    """How low and how high a weight's integers may go, as float32."""
+    low, high = (torch.from_numpy(bound.astype(np.float32)) for bound in graph.bounds(stored))
+    return low, high
 
 
 def hold_zeros(learned: Tensor, stored: StoredQ, weights: Mapping[str, Array]) -> None:

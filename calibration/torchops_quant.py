@@ -18,6 +18,8 @@ LIMITS: Final[Mapping[torch.dtype, tuple[int, int]]] = {
 }
 _BY_ELEMENT_TYPE: Final = {2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32}
 
+Bound = int | Tensor
+
 
 class _Round(torch.autograd.Function):
     """To the nearest integer, halves to even; the gradient passes unchanged."""
@@ -35,9 +37,9 @@ class _FakeQuantise(torch.autograd.Function):
     """Quantised and read back, in one step and with little saved for the way back."""
 
     @staticmethod
-    def forward(context: Any, value: Tensor, scale: Tensor, zero: Tensor, low: int, high: int) -> Tensor:  # noqa: ANN401
+    def forward(context: Any, value: Tensor, scale: Tensor, zero: Tensor, low: Bound, high: Bound) -> Tensor:  # noqa: ANN401
         steps = torch.round(value / scale).add_(zero)
-        kept = steps.clamp(low, high)
+        kept = steps.clamp(low, high)  # type: ignore[arg-type]  # both numbers, or both tensors
         context.save_for_backward(value, scale, zero, kept, steps == kept)
         return (kept - zero).mul_(scale)
 
@@ -57,7 +59,7 @@ def round_through(value: Tensor) -> Tensor:
     return rounded
 
 
-def fake_quantise(value: Tensor, scale: Tensor, zero: Tensor, low: int, high: int) -> Tensor:
+def fake_quantise(value: Tensor, scale: Tensor, zero: Tensor, low: Bound, high: Bound) -> Tensor:
     """``(clamp(round(value / scale) + zero, low, high) - zero) * scale``, with gradients.
 
     Values inside pass their gradient unchanged, values beyond the limits get none. The scale's gradient is that of
@@ -67,7 +69,7 @@ def fake_quantise(value: Tensor, scale: Tensor, zero: Tensor, low: int, high: in
         value: Any shape.
         scale: Broadcasts against ``value``.
         zero: Broadcasts against ``value``; gets no gradient.
-        low: Smallest integer.
+        low: Smallest integer, or a tensor of them that broadcasts against ``value``, as ``high``.
         high: Largest integer.
     """
     result: Tensor = _FakeQuantise.apply(value, scale, zero.to(value.dtype), low, high)  # type: ignore[no-untyped-call]

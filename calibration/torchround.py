@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calibration.quantized import QuantizedGraph, StoredQ, broadcast_shape
-from calibration.torchlearn import bias_unit, hold_zeros, master_weight
+from calibration.torchlearn import bias_unit, float_bounds, hold_zeros, master_weight
 
 if TYPE_CHECKING:
     from calibration.torchexec import TorchGraph
@@ -54,6 +54,7 @@ class RoundingVariables:
         self._graph = graph
         self._stored = [*{weight.integers: weight for weight in stored}.values()]
         exact = [torch.from_numpy(master_weight(graph, stored, weights)) for stored in self._stored]
+        self._bounds = [float_bounds(graph, stored) for stored in self._stored]
         self._floor = [torch.floor(steps) for steps in exact]
         self._rounding = [
             _logit(steps - floor).requires_grad_() for steps, floor in zip(exact, self._floor, strict=True)
@@ -102,8 +103,8 @@ class RoundingVariables:
         """Writes what was learned into the file and the running model; the share of integers that moved."""
         moved = size = 0
         changed: list[str] = []
-        for stored, floor, v in zip(self._stored, self._floor, self._rounding, strict=True):
-            integers = (floor + (share_up(v) >= _HALF)).clamp(-stored.limit, stored.limit).numpy()
+        for stored, floor, v, bounds in zip(self._stored, self._floor, self._rounding, self._bounds, strict=True):
+            integers = (floor + (share_up(v) >= _HALF)).clamp(*bounds).numpy()
             moved += int((self._graph.array(stored.integers) != integers).sum())
             size += integers.size
             self._graph.write_integers(stored.integers, integers)
@@ -121,9 +122,9 @@ class RoundingVariables:
 
     def _values(self, shares: Sequence[Tensor]) -> Values:
         found = {name: self._scale_start[name] * torch.exp(log) for name, log in self._scales.items()}
-        for stored, floor, share in zip(self._stored, self._floor, shares, strict=True):
+        for stored, floor, share, bounds in zip(self._stored, self._floor, shares, self._bounds, strict=True):
             scale = torch.from_numpy(self._graph.array(stored.scale)).reshape(broadcast_shape(floor.ndim, stored.axis))
-            found[stored.dequantized] = (floor + share).clamp(-stored.limit, stored.limit) * scale
+            found[stored.dequantized] = (floor + share).clamp(*bounds) * scale
         for node, offset in self._biases.items():
             found[self._graph.biases[node].dequantized] = self._bias(node, offset)
         return found

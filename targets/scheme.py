@@ -19,7 +19,8 @@ class QuantScheme:
         name: The dialect's name, as profiles write it.
         activation_dtype: Integer type of activations.
         activation_symmetric: True puts the activations' zero point at 0.
-        weight_bits: 8, or 7 where the CPU's int16 accumulation saturates with 8 (AVX2 and AVX-512 without VNNI).
+        weight_bits: 8, or 7 where the CPU adds products in pairs of 16 bits (AVX2 and AVX-512 without VNNI): weights of
+            7 bits, and up to 8 where their neighbours leave room (`calibration.pairs`).
         per_channel_weights: One scale per output channel.
         bias: ``int32`` writes biases as int32 with scale s_x * s_w; ``float`` leaves them.
         style: ``operators``: Q/DQ around every operator, so that it becomes an integer operator with integer output;

@@ -133,6 +133,8 @@ CASES: dict[str, Conv | MatMul] = {
     "depthwise 3x3, 128 channels, 8x8": Conv(channels=128, size=8, kernel=3, depthwise=True),
 }
 
+IMAGES = ((16, 32), (32, 16), (64, 8))
+
 
 def main() -> None:
     """Prints microseconds and 10^9 multiply-accumulates a second of each case."""
@@ -155,6 +157,9 @@ def main() -> None:
             for values in (2_048, 16_384, 131_072):
                 seconds = _conversion_s(operator, values, Path(folder), opener)
                 print(f"{operator:<17} of {values:>7} values: {1e6 * seconds:.2f} us", flush=True)
+        for channels, size in IMAGES:
+            seconds = _around_image_s(channels, size, Path(folder), random, asked.scheme, opener)
+            print(f"both, of {channels} x {size} x {size} images: {1e6 * seconds:.2f} us", flush=True)
 
 
 def _open_onnxruntime(path: Path) -> Call:
@@ -183,6 +188,18 @@ def _times(
     samples = CalibrationSet({"x": images}, batch_size=8)
     quantize_model(exact, collect(exact, samples, threads=1), scheme(dialect), "minmax", rough)
     return _medians([exact, rough], images[:1], opener)
+
+
+def _around_image_s(
+    channels: int, size: int, folder: Path, random: np.random.Generator, dialect: str, opener: Callable[[Path], Call]
+) -> float:
+    """What int8 takes beside its layers more than float, as one and six of them tell: conversions, changed layouts."""
+    one, six = (
+        np.array(_times(Conv(channels=channels, size=size, kernel=3, layers=layers), folder, random, dialect, opener))
+        for layers in (1, LAYERS)
+    )
+    exact, rough = one - (six - one) / (LAYERS - 1)
+    return float(rough - exact)
 
 
 def _conversion_s(operator: str, values: int, folder: Path, opener: Callable[[Path], Call]) -> float:
