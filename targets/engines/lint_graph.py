@@ -24,6 +24,7 @@ DYNAMIC_FORMAT: Final = (
     *("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
 )
 _WEIGHT, _BIAS, _ZERO_POINT = 1, 2, 2
+_MOST_CHANNELS: Final = 1 << 20
 
 
 @final
@@ -52,15 +53,29 @@ class GraphView:
         self._types = {value.name: int(value.type.tensor_type.elem_type) for value in (*graph.input, *graph.value_info)}
 
     def constant(self, name: str) -> NDArray[np.generic] | None:
-        """The array of an initializer or Constant node; None for anything else, and for data still outside the file."""
+        """The array of an initializer or Constant node, or one number of them that is laid out along channels.
+
+        None for anything else, and for data still outside the file.
+        """
         tensor = self._initializers.get(name)
         maker = self._makers.get(name)
         if tensor is None and maker is not None and maker.op_type == "Constant":
             tensor = next((a.t for a in maker.attribute if a.name == "value"), None)
+        if tensor is None and maker is not None and maker.op_type == "Expand":
+            return self._laid_out(maker)
         if tensor is None or self._external(tensor):
             return None
         array: NDArray[np.generic] = self._helper.to_array(tensor)
         return array
+
+    def _laid_out(self, node: onnx.NodeProto) -> NDArray[np.generic] | None:
+        one, shape = (self._initializers.get(name) for name in node.input[:2])
+        if one is None or shape is None or self._external(one) or self._external(shape):
+            return None
+        number, sizes = self._helper.to_array(one), self._helper.to_array(shape)
+        if number.size != 1 or sizes.shape != (1,) or not 0 < sizes[0] <= _MOST_CHANNELS:
+            return None
+        return np.broadcast_to(number.reshape(1), (int(sizes[0]),))
 
     def maker(self, name: str) -> onnx.NodeProto | None:
         """The node that writes a tensor."""
