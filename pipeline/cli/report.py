@@ -90,9 +90,10 @@ def _show_comparison(first: Path, second: Path, form: str) -> None:
 
     from pipeline.reporting.compare import compare_runs
     from pipeline.reporting.schema import run_report
-    from targets.errors import UsageError
+    from pipeline.reporting.text import presentable
 
-    rows, notes = compare_runs(run_report(_read(first)), run_report(_read(second)))
+    documents = [presentable(_read(folder), home=str(Path.home())) for folder in (first, second)]
+    rows, notes = compare_runs(*(run_report(document) for document in documents))
     if form == "json":
         print_json({"rows": [dataclasses.asdict(row) for row in rows], "notes": notes})
     elif form == "md":
@@ -100,7 +101,9 @@ def _show_comparison(first: Path, second: Path, form: str) -> None:
 
         click.echo(markdown_comparison(rows, notes), nl=False)
     elif form == "html":
-        raise UsageError("a comparison has no HTML form", "it is a short table", "use --format md or json")
+        from pipeline.reporting.render import render_comparison
+
+        click.echo(render_comparison(*documents))
     else:
         from rich import box
         from rich.console import Console

@@ -251,6 +251,8 @@ def _curves(
         if known:
             axes.plot(*zip(*known, strict=True), color=_colour(index), label=short(name), marker="o", markersize=3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    last = max(e.epoch for epochs in curves.values() for e in epochs)
+    axes.set_xlim(0.5, last + 0.5)  # a single epoch is a point, not a scale of thousandths
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     legend_below(axes, 3)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.reporting import text
+from pipeline.reporting.tensor_charts import legend_below
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
 _TEMPLATE: Final = "search.html.jinja"
 _HEIGHT_INCHES: Final = 3.4
 _AXES: Final[Mapping[str, tuple[str, float]]] = {
-    "latency": ("latency against the uncompressed model  (left is better)", 1.0),
-    "accuracy": ("accuracy lost, points  (low is better)", 100.0),
-    "size": ("size, MB  (small is better)", 1e-6),
-    "memory": ("peak memory, MB  (small is better)", 1e-6),
+    "latency": ("latency ratio to the uncompressed", 1.0),
+    "accuracy": ("accuracy lost, points", 100.0),
+    "size": ("size, MB", 1e-6),
+    "memory": ("peak memory, MB", 1e-6),
 }
 _KEYS: Final = {"latency": "latency_ratio", "accuracy": "accuracy_drop", "size": "size_bytes", "memory": "memory_bytes"}
 
@@ -88,8 +89,7 @@ def _front(axes: Axes, found: Mapping[str, Any]) -> None:
     for trial, a, b in drawn:
         if trial["number"] == found["best"]:
             axes.plot(a, b, "o", markersize=13, markerfacecolor="none", markeredgecolor="#2fa37a", markeredgewidth=1.6)
-    if drawn:
-        axes.legend()
+    legend_below(axes, 3)
     axes.margins(0.12)
     axes.set_xlabel(_AXES[x][0])
     axes.set_ylabel(_AXES[y][0])

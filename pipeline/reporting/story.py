@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from pipeline.reporting.schema import Candidate, RunReport, Stage
 
+_FLOOR: Final = "below the floor"  # how the gate says so
 _STEPS: Final = {
     "train": "train", "load": "load", "import": "import", "finetune": "fine-tune", "surgery": "surgery",
     "depth": "drop blocks", "prune": "prune", "sparsify": "sparsify", "student": "student", "distill": "distill",
@@ -45,6 +46,8 @@ def headline(report: RunReport) -> str:
     )
     if shipped is reference:
         alone = len(report.candidates) == 1
+        if not alone and all(_FLOOR in " ".join(c.reasons) for c in report.candidates[1:]):
+            return f"{start}: every compressed candidate is below the {report.task.metric} floor."
         return f"{start}." if alone else f"{start}: no compressed candidate was shown to be better."
     speed = _speed(shipped)
     gains = [speed, _accuracy(report, shipped, reference), _size(shipped, reference, named=reference.name in speed)]

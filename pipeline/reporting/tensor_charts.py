@@ -21,6 +21,7 @@ SLOWEST: Final = 10
 MOST_BARS: Final = 24
 _BAR: Final = "#3d8bd4"
 _CLIP: Final = "#cf5b5b"
+_LEGEND_CHARACTERS: Final = 50  # in a row
 _EMPTY: Final = 0.5  # where a logarithmic axis begins
 
 
@@ -89,6 +90,7 @@ def legend_below(axes: Axes, columns: int) -> None:
     figure = axes.get_figure(root=True)
     handles, labels = axes.get_legend_handles_labels()
     if figure is not None and handles:
+        columns = max(1, min(columns, _LEGEND_CHARACTERS // (max(map(len, labels)) + 5)))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2, handlelength=1.2)
 
 

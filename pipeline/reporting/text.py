@@ -56,7 +56,10 @@ def supported(value: float, ci95: Sequence[float]) -> tuple[str, str, str]:
 def spread(measured: Interval) -> str:
     """``95 % CI [0.210, 0.217], 7 processes``."""
     shown = interval(measured, "ms").partition(" [")[2]
-    parts = [f"95 % CI [{shown}" if shown else "", f"{measured.k} processes" if measured.k else ""]
+    parts = [
+        f"95 % CI [{shown}" if shown else "",
+        f"{measured.k} process{'' if measured.k == 1 else 'es'}" if measured.k else "",
+    ]
     return ", ".join(part for part in parts if part)
 
 

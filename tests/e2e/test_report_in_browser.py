@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.reporting.render import render_report
+from pipeline.reporting.render import render_comparison, render_report
+from pipeline.reporting.search_page import render_search
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -111,6 +112,38 @@ def test_the_report_is_silent_alone_and_readable(
     path = tmp_path / "report.html"
     path.write_text(render_report(runs[name]), encoding="utf-8")
     _judge(path, tmp_path, width, scheme, media)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("width", "scheme", "media"), LOOKS)
+@pytest.mark.parametrize("name", ["comparison", "search"])
+def test_the_other_pages_are_too(
+    runs: dict[str, dict[str, Any]], name: str, width: int, scheme: str, media: str, tmp_path: Path
+) -> None:
+    """Two runs side by side and a search: the same promises, names of strangers included."""
+    path = tmp_path / f"{name}.html"
+    page = render_comparison(runs["hostile"], runs["full"]) if name == "comparison" else render_search(_searched())
+    path.write_text(page, encoding="utf-8")
+    _judge(path, tmp_path, width, scheme, media)
+
+
+def _searched() -> dict[str, Any]:
+    trials = [
+        {
+            "number": number, "point": {"prune.ratio": 0.1 * number, HOSTILE[number % len(HOSTILE)][:80]: HOSTILE[0]},
+            "engine": {"name": HOSTILE[1] if number else "int8", "latency_ms": 2.0 - 0.1 * number, "size_bytes": 10**5,
+                       "latency_ratio": 0.9 - 0.05 * number, "accuracy_drop": 0.01 * number, "memory_bytes": 10**7},
+            "feasible": number < 3, "excesses": [] if number < 3 else [HOSTILE[2]],
+            "confirmed": {"met_budget": True} if number == 2 else None,
+        }
+        for number in range(9)
+    ]  # fmt: skip
+    return {
+        "recipe": HOSTILE[0], "target": "host", "trials": trials, "front": [0, 2, 5], "best": 2, "met_budget": True,
+        "given_up": [{"number": 9, "point": {"prune.ratio": 0.9}, "failed": True, "reason": HOSTILE[1]}],
+        "trials_asked": 20, "binding": [], "objectives": ["latency", "accuracy"],
+        "best_settings": ["prune.ratio=0.2", HOSTILE[0]],
+    }  # fmt: skip
 
 
 def _judge(path: Path, tmp_path: Path, width: int, scheme: str, media: str) -> dict[str, Any]:
