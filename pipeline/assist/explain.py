@@ -76,17 +76,23 @@ def explain_layer(name: str, run: RunReport) -> tuple[dict[str, str], ...]:
 
 def _facts(layer: Layer, run: RunReport) -> dict[str, str]:
     """What is known of one layer, without what is not."""
+    timed = [] if run.times is None else [row for row in run.times.rows if row.module == layer.name]
     shown = {
         "layer": layer.name,
         "operator": layer.kind,
         "precision": layer.precision,
         "why": layer.note,
+        "output": "" if not layer.shape else "x".join(map(str, layer.shape)),
         "output SNR": "" if layer.snr_db is None else f"{layer.snr_db:.1f} dB against the float model",
+        "weight SNR": "" if layer.weight_snr_db is None else f"{layer.weight_snr_db:.1f} dB",
+        "alone in int8": "" if layer.alone_db is None else f"{layer.alone_db:.1f} dB of the model's outputs",
         "parameters": "" if layer.parameters is None else f"{layer.parameters:,}",
         "multiply-accumulates": "" if layer.macs is None else f"{layer.macs:,}",
     }
-    shown |= {f"range of {one.tensor}": f"{one.low:.4g} to {one.high:.4g}, {one.method}"
-              for one in run.calibration if layer.name in {one.tensor, one.tensor.rpartition(".")[0]}}  # fmt: skip
+    shown |= {f"time as {row.op} of {run.times.candidate}": f"{row.us:.3g} us, {100 * row.share_ratio:.1f} % of all"
+              + (f", bound by {row.bound}" if row.bound else "") for row in timed if run.times is not None}  # fmt: skip
+    ranges = [one for one in run.calibration if layer.name in {one.module, one.tensor, one.tensor.rpartition(".")[0]}]
+    shown |= {f"range of {one.tensor}": f"{one.low:.4g} to {one.high:.4g}, {one.method}" for one in ranges}
     widths = [one for one in run.widths if layer.name in one.group]
     shown |= {f"channels of {one.group}": f"{one.before} before pruning, {one.after} after" for one in widths}
     return {key: value for key, value in shown.items() if value}

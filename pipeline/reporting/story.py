@@ -39,7 +39,7 @@ def headline(report: RunReport) -> str:
     """What ships and what that brought, in one short sentence."""
     shipped = report.shipped
     if shipped is None:
-        return "Nothing ships."
+        return report.verdict.sentence
     reference = report.candidates[0]
     start = (
         f"{shipped.name} ships" if report.verdict.met_budget else f"Nothing meets the budget; {shipped.name} is closest"

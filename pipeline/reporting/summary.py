@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from pipeline.reporting import text
 from pipeline.reporting.schema import RunReport, run_report
+from pipeline.reporting.story import headline
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -41,7 +42,9 @@ def terminal_summary(run: Mapping[str, object]) -> RenderableType:
     tables = [_candidates(report, columns) for columns in _LAYOUTS]
     lines: list[RenderableType] = [_Widest(tables)] if report.candidates else []
     lines.extend(Text(line) for line in _allocation_lines(report))
-    lines.append(Text(report.verdict.sentence, style="bold green" if good else "bold red"))
+    lines.append(Text(headline(report), style="bold green" if good else "bold red"))
+    if headline(report) != report.verdict.sentence:
+        lines.append(Text(report.verdict.sentence))
     lines.extend(Text(f"  {reason}", style="dim") for reason in report.verdict.reasons)
     lines.extend(Text(f"  {line}", style="dim") for line in report.changes)
     lines.extend(_whole_lines(report))
@@ -103,7 +106,7 @@ def notice(head: str, said: str, fix: str, *, style: str = "yellow") -> list[Ren
     from rich.text import Text
 
     lines: list[RenderableType] = [Text.assemble((head, style), said)]
-    return [*lines, Padding(Text(f"Fix: {fix}", style="dim"), (0, 0, 0, 2))] if fix else lines
+    return [*lines, Padding(Text(f"Fix: {fix}", style="dim"), (0, 0, 0, 2), expand=False)] if fix else lines
 
 
 @final
