@@ -84,7 +84,7 @@ def _commands() -> list[str]:
     """Every edgepress command of the page, in its order; inline ones too."""
     text = PAGE.read_text(encoding="utf-8")
     found = []
-    for match in re.finditer(r"^```\n(.*?)^```|`(edgepress [^`\n]+)`", text, re.DOTALL | re.MULTILINE):
+    for match in re.finditer(r"^```\w*\n(.*?)^```|`(edgepress [^`\n]+)`", text, re.DOTALL | re.MULTILINE):
         lines = match[1].splitlines() if match[1] else [match[2]]
         found += [line for line in lines if re.match(r"(\S*/)?edgepress ", line)]
     return [line.partition("  #")[0].strip() for line in found]
