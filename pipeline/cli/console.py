@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 import json
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 import click
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+PATIENCE_S: Final = 2.0
+
+
 @final
 class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
     """Prints one line a finished stage to stderr; in a terminal also how far the current one is."""
@@ -38,6 +42,7 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
         self._live = sys.stderr.isatty()
         self._stack = ExitStack()
         self._bar: tuple[Progress, TaskID] | None = None
+        self._patience: threading.Timer | None = None
 
     def __enter__(self) -> ConsoleObserver:
         return self
@@ -71,12 +76,24 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
             self._step(event)
 
     def _start(self, event: StageStarted) -> None:
-        if self._live:
+        if not self._live:  # a log is told what takes long while it does, and nothing of what is over at once
+            self._patience = threading.Timer(PATIENCE_S, _say, [f"    {event.stage} ...  {event.title}"])
+            self._patience.daemon = True
+            self._patience.start()
+        else:
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                Progress,
+                SpinnerColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
 
             text = TextColumn("{task.description}", markup=False)
-            columns = (SpinnerColumn(), text, BarColumn(bar_width=20), TimeRemainingColumn())
+            left = TimeRemainingColumn(compact=True)
+            columns = (SpinnerColumn(), text, BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("left"), left)
             bar = self._stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
             self._bar = bar, bar.add_task(f"{event.stage}: {event.title}", total=1.0)
 
@@ -86,6 +103,7 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
             bar, task = self._bar
             bar.update(task, completed=event.done, description=f"{event.stage}  {event.text}  {figures}")
         else:
+            self._be_patient_no_more()
             _say(f"    {event.stage} {event.done:4.0%}  {event.text}  {figures}".rstrip())
 
     def _step(self, event: TrainingStep) -> None:
@@ -94,7 +112,13 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
         text = f"{event.stage}  epoch {event.epoch}, step {event.step}/{event.steps}  {_values(event.values)}"
         bar.update(task, completed=event.done, description=text)
 
+    def _be_patient_no_more(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
     def _clear(self) -> None:
+        self._be_patient_no_more()
         self._stack.close()
         self._bar = None
 

@@ -77,7 +77,7 @@ def test_stopped_in_training(edgepress: Run, edgepress_program: Path, project: S
     """Control-C: exit 130 and three lines; the same command continues with what was finished."""
     arguments = ["prune", str(project.folder), "--set", "train.epochs=10"]
     environment = {**os.environ, "EDGEPRESS_CACHE": str(tmp_path / "cache")}
-    found, said, _ = interrupt([str(edgepress_program), *arguments], environment, "train ", signal.SIGINT)
+    found, said, _ = interrupt([str(edgepress_program), *arguments], environment, "epoch ", signal.SIGINT)
     assert found == 130, said
     assert "Traceback" not in said
     assert said.splitlines()[-3:] == [
@@ -97,7 +97,7 @@ def test_stopped_while_measuring(
     arguments = ["run", str(result.recipe), "--out", str(tmp_path / "out"), "--set", "benchmark.budget_s=7"]
     environment = {**os.environ, "EDGEPRESS_CACHE": str(cache)}
     found, said, started = interrupt(
-        [str(edgepress_program), *arguments], environment, "    benchmark ", signal.SIGTERM, children=True
+        [str(edgepress_program), *arguments], environment, "block ", signal.SIGTERM, children=True
     )
     assert found == 143, said
     assert "Traceback" not in said

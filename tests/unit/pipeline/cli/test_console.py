@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
+from pipeline.cli import console
 from pipeline.cli.console import ConsoleObserver, finished_line, json_observer
 from pipeline.events import CandidateDropped, Notice, StageFinished, StageProgress, StageStarted
 
@@ -41,6 +43,27 @@ def test_a_log_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.splitlines() == ["    prune  50%  half  loss 0.1235", finished_line(FINISHED), "  note: look"]
+
+
+def test_a_log_is_told_of_a_stage_that_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, while it works; one that is over before says nothing but its result."""
+    monkeypatch.setattr(console, "PATIENCE_S", 0.0)
+    with ConsoleObserver() as observer:
+        observer(StageStarted(stage="prune", title="remove channels"))
+        said = ""
+        for _ in range(400):
+            said += capsys.readouterr().err
+            if said:
+                break
+            time.sleep(0.05)
+    assert said == "    prune ...  remove channels\n"
+    monkeypatch.setattr(console, "PATIENCE_S", 3600.0)
+    with ConsoleObserver() as observer:
+        observer(StageStarted(stage="prune", title="remove channels"))
+        observer(FINISHED)
+    assert capsys.readouterr().err == f"{finished_line(FINISHED)}\n"
 
 
 def test_json_events_are_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
