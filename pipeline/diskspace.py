@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 from pipeline.artifacts import Bundle, CandidateBuild, OnnxModel, TorchModel
 from pipeline.data.source import FileRef
 from pipeline.events import Notice, Observer
-from pipeline.recipe.training import LearningSection
+from pipeline.recipe.quantization import QuantizeSection
+from pipeline.recipe.training import LearningSection, QatSection
 from pipeline.store.place import OTHER_CACHE
 from targets.files import megabytes
 
@@ -134,15 +135,19 @@ def _work_bytes(node: Node, model_bytes: int) -> int:
     work = _WORK_OF.get(node.stage.name, _WORK)
     if section is not None:
         moments = {"sgd": 1}.get(section.optimizer, 2)
-        states = (
-            1 + moments + (section.ema_decay is not None) + (section.keep == "best" or section.patience is not None)
-        )
-        work = _STAYS + _CHECKPOINTS * states
+        states = 1 + moments + (section.ema_decay is not None) + _keeps_best(section)
+        work = max(work, _STAYS + _CHECKPOINTS * states)
     return model_bytes * work
 
 
 def _training(stage: Stage[Any]) -> LearningSection | None:
     """How a stage trains, if it does: a section of its own name, or the fine-tuning in that."""
     section = getattr(stage, stage.name, None)
+    if isinstance(section, QuantizeSection):
+        return section.training if section.qat == "on" else None  # auto: rarely, and then there is what was forecast
     section = section if isinstance(section, LearningSection) else getattr(section, "finetune", None)
     return section if isinstance(section, LearningSection) else None
+
+
+def _keeps_best(section: LearningSection) -> bool:
+    return section.keep == "best" or section.patience is not None or isinstance(section, QatSection)

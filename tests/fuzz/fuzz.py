@@ -15,7 +15,8 @@ with atheris.instrument_imports(include=["pipeline", "targets", "pickletools", "
     harnesses = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(harnesses)
     name = sys.argv[1]
-    harnesses.run(name, b"{}")  # imports what the harness needs, instrumented
+    for known in harnesses.seeds(name):  # imports all that the harness needs, instrumented, before it is timed
+        harnesses.run(name, known)
 
 
 def one_input(data: bytes) -> None:

@@ -110,6 +110,7 @@ def test_a_stage_that_meets_a_full_disk_says_what_it_needs(plan: Callable[..., P
         ("[train]\nepochs = 1\n[prune]\nratio = 0.5", "prune", 3),
         ("[train]\nepochs = 1\n[prune]\nratio = 0.5\nsteps = 2\nfinetune = {}\nschedule = 'linear'", "prune", 8),
         ("[train]\nepochs = 1", "quantize", 6),
+        ("[train]\nepochs = 1\n[quantize]\nqat = 'on'", "quantize", 2 + 3 * 4),
         ("[train]\nepochs = 1", "export", 3),
     ],
 )
