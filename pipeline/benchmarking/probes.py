@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from targets.devices.base import Session
 
 _TIMEOUT_S: Final = 120.0
+_PLAIN: Final = "matmul.f32"
 _CHAIN: Final = 4  # convolutions in a row: entering and leaving the runtime's own layout counts for little then
 _DISPATCH: Final = (16, 64, 256)
 
@@ -159,7 +160,7 @@ def calibrate_device(
 
 
 def _stand_ins(kinds: Collection[str], probes: Sequence[Probe]) -> set[str]:
-    """For each kind the nearest one that a probe shows."""
+    """For each kind the nearest one that a probe shows; one that every runtime has where nothing is multiplied."""
     there = {probe.kind for probe in probes}
     found = (next((other for other in nearest_kinds(kind) if other in there), None) for kind in kinds)
-    return {kind for kind in found if kind is not None}
+    return {kind for kind in found if kind is not None} or {_PLAIN}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx
 import pytest
 
-from pipeline.benchmarking.probes import make_probes, write_probes
+from pipeline.benchmarking.probes import calibrate_device, make_probes, write_probes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,3 +76,41 @@ def test_probe_weights_hold_no_subnormal_numbers() -> None:
             array = onnx.numpy_helper.to_array(tensor)
             if array.dtype == np.float32:
                 assert not np.any((array != 0) & (np.abs(array) < np.finfo(np.float32).tiny))
+
+
+class Asked:
+    """A session that answers whatever probes it was sent, and notes which."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[str]] = []
+
+    def facts(self) -> SimpleNamespace:
+        return SimpleNamespace(fingerprint="f", runtime_version="1")
+
+    def put(self, folder: Path, name: str) -> None:
+        plan = json.loads((folder / "probes.json").read_text("utf-8"))
+        self.sent.append([row["name"] for row in plan["probes"]])
+
+    def run(self, command: list[str], *, timeout_s: float) -> SimpleNamespace:
+        times = {name: {"best_ns": 1000 + 10 * i, "median_ns": 1100 + 10 * i} for i, name in enumerate(self.sent[-1])}
+        copies = {level: {"bytes": 1000, "best_ns": 100} for level in ("l2", "llc", "memory")}
+        caches = {"l2": 1 << 20, "llc": 1 << 23, "assumed": False}
+        return SimpleNamespace(result={
+            "runtime_version": "1", "probes": times, "copies": copies, "caches": caches, "skipped": {},
+        })  # fmt: skip
+
+
+def test_a_brief_calibration_sends_only_what_is_asked_and_is_not_remembered(tmp_path: Path) -> None:
+    """The kinds of one engine, the nearest where a kind has no probe; what is remembered in full is taken instead."""
+    options = {"threads": 1, "providers": ["CPUExecutionProvider"], "allow_spinning": True}
+    session = Asked()
+    for kinds in ({"conv3x3.f32", "conv1x1.u8u8"}, set[str]()):
+        calibrate_device(cast("Any", session), options=options, state=tmp_path, kinds=kinds, clock=lambda: 1.0)
+    sent = [{name.rpartition("-")[0] for name in names} for names in session.sent]
+    assert sent == [{"dispatch", "conv3x3-f32", "matmul-u8u8"}, {"dispatch", "matmul-f32"}]
+    full = calibrate_device(cast("Any", session), options=options, state=tmp_path, clock=lambda: 1.0)
+    assert len(session.sent) == 3
+    assert len(session.sent[-1]) == len(PROBES)
+    again = calibrate_device(cast("Any", session), options=options, state=tmp_path, kinds={"x.f32"}, clock=lambda: 2.0)
+    assert len(session.sent) == 3
+    assert again == full
