@@ -42,6 +42,6 @@ class Detector(nn.Module):
         return self.logits(self.what(x)), functional.relu(self.reaches(self.where(x)))
 
 
-def cell_detector(classes: int = 3, width: int = 16) -> nn.Module:
+def cell_detector(classes: int = 3, width: int = 12) -> nn.Module:
     """The untrained network."""
     return Detector(classes, width)

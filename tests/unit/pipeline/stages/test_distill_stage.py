@@ -136,7 +136,7 @@ def _finished(events: list[Event]) -> dict[str, bool]:
 def test_the_recipes_of_the_documentation_run(trained: Path, text: str) -> None:
     """Promise: every recipe in docs/distillation.md is valid, trains, and makes a student that learned."""
     own = "distill.student" in text
-    longer = ("distill.epochs=12", "distill.batch_size=16", "distill.learning_rate=0.1")
+    longer = ("distill.epochs=6", "distill.batch_size=16", "distill.learning_rate=0.1")
     found, _ = distilled(trained, text if own else PRUNE + text, trained / "store", *longer)
     assert found["accuracy"] > 0.6
     assert found["losses"]
