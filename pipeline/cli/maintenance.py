@@ -87,7 +87,7 @@ def gc(max_age_days: float | None, *, everything: bool, as_json: bool) -> None:
     click.echo(f"removed {report.removed_entries} entries ({report.removed_bytes:,} bytes), kept {report.kept_entries}")
 
 
-@click.command(epilog=epilog("edgepress doctor"))
+@click.command(short_help="Check this machine, and say what to install.", epilog=epilog("edgepress doctor"))
 @json_option
 def doctor(*, as_json: bool) -> None:
     """Check this machine, and say what to install: libraries, extras, CPU, tools for devices, store, disk."""
