@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from targets.errors import DiskFailure, EnvironmentFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _RENAME_EXCHANGE: Final = 2
 _AT_FDCWD: Final = -100
@@ -108,6 +108,26 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
             temporary.unlink(missing_ok=True)
             raise
         fsync_folder(path.parent)
+
+
+def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes several files that belong together into a folder, each whole or absent, in their order.
+
+    Raises:
+        EnvironmentFailure: As for `write_atomic`.
+    """
+    temporary = {name: folder / f".{os.urandom(8).hex()}.tmp" for name in files}
+    with disk_guard(f"writing {', '.join(files)} to {folder}", path=folder, size_bytes=sum(map(len, files.values()))):
+        try:
+            for name, data in files.items():
+                write_new(temporary[name], data)
+            for name, path in temporary.items():
+                path.rename(folder / name)
+        except BaseException:
+            for path in temporary.values():
+                path.unlink(missing_ok=True)
+            raise
+        fsync_folder(folder)
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:

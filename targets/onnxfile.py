@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from targets.errors import InputError
-from targets.onnxbytes import read_model_bytes
+from targets.onnxbytes import read_graph_bytes, read_model_bytes
 from targets.onnxcontent import check_content
-from targets.onnxtensors import check_values, external_bytes, load_external, load_small
+from targets.onnxtensors import check_values, external_bytes, is_inside, load_external, load_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -58,7 +58,7 @@ def open_onnx(
         InputError: Missing, empty, truncated, no ONNX model, too large, wrong opset, or NaN or Inf in a tensor.
         RefusedError: External data outside the model's folder, behind a link, or past the end of its file.
     """
-    model, _ = _parsed(path, max_bytes, max_nodes)
+    model, _ = _parsed(path, read_model_bytes(path, max_bytes), max_nodes)
     tensors = _sized(path, model, max_elements)
     load_external(path, tensors, max_bytes - path.stat().st_size)
     for tensor in tensors:
@@ -72,23 +72,35 @@ class Stored:
 
     Attributes:
         path: Its file.
-        model: The graph; weights are in it, or still outside in the files that it names.
-        outside: Whether large weights are still outside.
+        model: The graph; weights are in it, or still in the file itself or in the files that it names.
+        outside: Whether large weights are still there; `targets.onnxtensors` reads them.
+        beside: Whether weights lie in other files than this one.
         changed: Whether the graph is no longer what the file says (weights that the file lists as inputs too).
     """
 
     path: Path
     model: onnx.ModelProto
     outside: bool
+    beside: bool
     changed: bool
+
+    def check_values(self) -> None:
+        """Checks the numbers of every tensor.
+
+        Raises:
+            InputError: One does not fit its shape and type, or holds NaN or Inf.
+        """
+        for tensor in every_tensor(self.model):
+            check_values(self.path, tensor)
 
 
 def open_stored(
     path: Path, *, max_bytes: int = MAX_OUTSIDE_BYTES, max_nodes: int = MAX_NODES, max_elements: int = MAX_ELEMENTS
 ) -> Stored:
-    """What `open_onnx` gives, or for a model that no single protobuf can hold the graph with its weights left outside.
+    """The graph of what `open_onnx` gives, large weights left in the file.
 
-    Every check is the same: weights outside are read once, piece by piece.
+    Those of other files are read, where a single protobuf can hold them. Every check is the same: weights
+    that stay are read once, piece by piece.
 
     Args:
         path: An ``.onnx`` file.
@@ -100,7 +112,27 @@ def open_stored(
         InputError: As for `open_onnx`.
         RefusedError: As for `open_onnx`.
     """
-    model, changed = _parsed(path, MAX_FILE_BYTES, max_nodes)
+    found = open_graph(path, max_bytes=max_bytes, max_nodes=max_nodes, max_elements=max_elements)
+    found.check_values()
+    return found
+
+
+def open_graph(
+    path: Path, *, max_bytes: int = MAX_OUTSIDE_BYTES, max_nodes: int = MAX_NODES, max_elements: int = MAX_ELEMENTS
+) -> Stored:
+    """What `open_stored` gives, its weights not looked at yet: whoever uses it has `Stored.check_values` done too.
+
+    Args:
+        path: As for `open_stored`.
+        max_bytes: As for `open_stored`.
+        max_nodes: As for `open_stored`.
+        max_elements: As for `open_stored`.
+
+    Raises:
+        InputError: As for `open_onnx`, but for numbers in tensors.
+        RefusedError: As for `open_onnx`.
+    """
+    model, changed = _parsed(path, read_graph_bytes(path, MAX_FILE_BYTES), max_nodes)
     tensors = _sized(path, model, max_elements)
     inside, outside = path.stat().st_size, external_bytes(path, tensors)
     if inside + outside > max_bytes:
@@ -112,13 +144,12 @@ def open_stored(
         load_small(path, tensors)
     else:
         load_external(path, tensors, outside)
-    for tensor in tensors:
-        check_values(path, tensor)
-    return Stored(path=path, model=model, outside=large, changed=changed)
+    left = large or any(map(is_inside, tensors))
+    return Stored(path=path, model=model, outside=left, beside=outside > 0, changed=changed)
 
 
-def _parsed(path: Path, max_bytes: int, max_nodes: int) -> tuple[onnx.ModelProto, bool]:
-    model = _parse(path, read_model_bytes(path, max_bytes))
+def _parsed(path: Path, data: bytes, max_nodes: int) -> tuple[onnx.ModelProto, bool]:
+    model = _parse(path, data)
     _check_opset(path, model)
     changed = _unlist_weights(model)
     nodes = sum(len(nodes) for nodes in _graphs(model))

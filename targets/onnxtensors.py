@@ -19,11 +19,20 @@ if TYPE_CHECKING:
 SMALL_BYTES: Final = 1 << 16
 """Tensors up to this size are read even where the model is too large to be read whole: scales, zero points, shapes."""
 
-_PIECE: Final = 1 << 18  # elements looked at together: they stay in the cache
+INSIDE: Final = f"\0{os.urandom(16).hex()}"
+"""The location of data that were left in the model's own file (`targets.onnxsplit`), for this process: no file can be
+called so, and no model can say it."""
+
+_PIECE_BYTES: Final = 1 << 20  # looked at together: they stay in the cache
+
+
+def is_inside(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor's data were left in the model's own file."""
+    return _location(tensor) == INSIDE
 
 
 def load_external(path: Path, tensors: list[onnx.TensorProto], budget_bytes: int) -> None:
-    """Reads every tensor that lies outside into the model.
+    """Reads every tensor that lies in another file into the model.
 
     Raises:
         InputError: They are larger than ``budget_bytes`` together.
@@ -32,7 +41,7 @@ def load_external(path: Path, tensors: list[onnx.TensorProto], budget_bytes: int
     from onnx.external_data_helper import uses_external_data
 
     left = budget_bytes
-    for tensor in (tensor for tensor in tensors if uses_external_data(tensor)):
+    for tensor in (tensor for tensor in tensors if uses_external_data(tensor) and not is_inside(tensor)):
         length = place(path, tensor)[2]
         left -= length
         if left < 0:
@@ -61,19 +70,19 @@ def load_small(path: Path, tensors: Sequence[onnx.TensorProto]) -> None:
     from onnx.external_data_helper import uses_external_data
 
     for tensor in tensors:
-        if uses_external_data(tensor) and place(path, tensor)[2] <= SMALL_BYTES:
+        if uses_external_data(tensor) and not is_inside(tensor) and place(path, tensor)[2] <= SMALL_BYTES:
             _load(path, tensor)
 
 
 def external_bytes(path: Path, tensors: Sequence[onnx.TensorProto]) -> int:
-    """The size of all tensors that lie outside, each where it may lie.
+    """The size of all tensors that lie in other files, each where it may lie.
 
     Raises:
         RefusedError: One lies outside the model's folder, behind a link, or past the end of its file.
     """
     from onnx.external_data_helper import uses_external_data
 
-    return sum(place(path, tensor)[2] for tensor in tensors if uses_external_data(tensor))
+    return sum(place(path, tensor)[2] for tensor in tensors if uses_external_data(tensor) and not is_inside(tensor))
 
 
 def place(path: Path, tensor: onnx.TensorProto) -> tuple[Path, int, int]:
@@ -94,7 +103,7 @@ def open_outside(path: Path, tensor: onnx.TensorProto) -> Iterator[tuple[BinaryI
         RefusedError: It points outside the model's folder, behind a link, or past the end of its file.
     """
     facts = {entry.key: entry.value for entry in tensor.external_data}
-    with open_contained(path, tensor.name, _location(tensor)) as file:
+    with path.open("rb") if is_inside(tensor) else open_contained(path, tensor.name, _location(tensor)) as file:
         offset, length = _slice(path, tensor.name, {"location": "", **facts}, os.fstat(file.fileno()).st_size)
         file.seek(offset)
         yield file, offset, length
@@ -124,14 +133,37 @@ def check_values(path: Path, tensor: onnx.TensorProto) -> None:
     """
     import numpy as np
 
-    array = tensor_array(path, tensor)
-    flat = array.reshape(-1)
-    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-        return
-    for start in range(0, flat.size, _PIECE):
-        piece = flat[start : start + _PIECE]
+    for piece in pieces(path, tensor):
+        if piece.dtype.kind != "f" and piece.dtype.name != "bfloat16":
+            return
         if not np.isfinite(piece if piece.dtype.kind == "f" else piece.astype(np.float32)).all():
-            raise _not_finite(path, tensor, array)
+            raise _not_finite(path, tensor, tensor_array(path, tensor))
+
+
+def pieces(path: Path, tensor: onnx.TensorProto) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
+    """The values of a tensor, flat and in their order, a piece at a time; each is overwritten by the next.
+
+    Raises:
+        InputError: As for `tensor_array`.
+        RefusedError: As for `tensor_array`, or the file became shorter.
+    """
+    import numpy as np
+    from onnx.external_data_helper import uses_external_data
+
+    array = tensor_array(path, tensor)
+    if not uses_external_data(tensor):
+        flat, count = array.reshape(-1), max(_PIECE_BYTES // array.itemsize, 1)
+        yield from (flat[start : start + count] for start in range(0, flat.size, count))
+        return
+    dtype, left = array.dtype, array.nbytes
+    buffer = np.empty(min(left, _PIECE_BYTES), np.uint8)
+    with open_outside(path, tensor) as (file, _, _):
+        while left:
+            part = buffer[: min(left, buffer.size)]
+            if file.readinto(part) != part.size:  # type: ignore[attr-defined]
+                raise refused(path, tensor.name, _location(tensor), "it became shorter meanwhile")
+            left -= part.size
+            yield part.view(dtype)
 
 
 def tensor_array(path: Path, tensor: onnx.TensorProto) -> np.ndarray[Any, np.dtype[Any]]:

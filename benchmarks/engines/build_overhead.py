@@ -5,15 +5,22 @@ optimised model; for OpenVINO read, compile, export; for TensorRT-RTX parse and 
 model, builds, inspects what was built, and writes hashes: the goal is less than 5 percent more. The second ratio is
 against the same API whose result is as durable: its files hashed and synced to the disk.
 
-    python benchmarks/engines/build_overhead.py [ROUNDS] [onnxruntime|openvino|tensorrt-rtx ...]
+Both run in this warm process (`Engine.build`; TensorRT-RTX starts a child even so), or with ``fresh`` each in a process
+of its own: a Python that imports the runtime and calls it, and the limited child in which every run builds its engines.
+The last ratio is that of processor time, which a busy machine does not change.
+
+    python benchmarks/engines/build_overhead.py [ROUNDS] [fresh] [onnxruntime|openvino|tensorrt-rtx ...] [NET ...]
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,17 +29,36 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "calibration"))
 
-from mobilenet import write_mobilenet
-from resnet import write_resnet
+from encoder import write_encoder
 
 from targets.engines import engine
 from targets.files import fsync_folder
 from targets.ondevice.session import import_runtime
 from targets.options import EngineOptions, OnnxRuntimeOptions, OpenVinoOptions, TensorRtOptions
+from targets.process import Limits, call_limited
 from targets.profile import TargetProfile, load_profile
 
 ROUNDS = 7
-NETS: dict[str, Callable[[Path], None]] = {"resnet18": write_resnet, "mobilenetv2": write_mobilenet}
+ONE = "--one"
+
+
+def write_resnet(path: Path) -> None:
+    """ResNet-18; torch is needed to write it, and not to build it."""
+    from resnet import write_resnet
+
+    write_resnet(path)
+
+
+def write_mobilenet(path: Path) -> None:
+    """MobileNetV2."""
+    from mobilenet import write_mobilenet
+
+    write_mobilenet(path)
+
+
+NETS: dict[str, Callable[[Path], None]] = {
+    "resnet18": write_resnet, "mobilenetv2": write_mobilenet, "encoder": write_encoder,
+}  # fmt: skip
 OPTIONS: dict[str, EngineOptions] = {
     "onnxruntime": OnnxRuntimeOptions(name="onnxruntime"),
     "openvino": OpenVinoOptions(name="openvino"),
@@ -43,31 +69,42 @@ OPTIONS: dict[str, EngineOptions] = {
 def main() -> None:
     """Prints median times and the median of the ratios of each round, for each engine and net."""
     arguments = sys.argv[1:]
+    if arguments[:1] == [ONE]:
+        sides(arguments[1])[arguments[2]](Path(arguments[3]), Path(arguments[4]), profile(arguments[1]))
+        return
     rounds = int(arguments.pop(0)) if arguments and arguments[0].isdigit() else ROUNDS
+    fresh = "fresh" in arguments
     with tempfile.TemporaryDirectory() as folder:
         for net, write in NETS.items():
+            if NETS.keys() & set(arguments) and net not in arguments:
+                continue
             model = Path(folder, f"{net}.onnx")
             write(model)
-            for name in arguments or OPTIONS:
-                compare(name, model, Path(folder), rounds)
+            for name in [name for name in arguments if name in OPTIONS] or OPTIONS:
+                compare(name, model, Path(folder), rounds, fresh=fresh)
 
 
-def compare(name: str, model: Path, folder: Path, rounds: int) -> None:
+def compare(name: str, model: Path, folder: Path, rounds: int, *, fresh: bool) -> None:
     """One line; a round builds once with each, and which goes first alternates."""
     if not engine(name).available().ok:
         print(f"{name:14} not here: {engine(name).available().why}")
         return
-    sides = {"api": APIS[name], "ours": ours, "durable": durable(APIS[name])}
-    times: dict[str, list[float]] = {side: [] for side in sides}
+    calls = in_processes(name) if fresh else sides(name)
+    times: dict[str, list[float]] = {side: [] for side in calls}
+    cpu: dict[str, list[float]] = {side: [] for side in calls}
     for number in range(rounds + 1):
-        for side in sorted(sides, key=lambda side: (number + [*sides].index(side)) % len(sides)):
+        for side in sorted(calls, key=lambda side: (number + [*calls].index(side)) % len(calls)):
             out = folder / "out"
             shutil.rmtree(out, ignore_errors=True)
-            start = time.perf_counter()
-            sides[side](model, out, profile(name))
+            start, used = time.perf_counter(), cpu_s()
+            calls[side](model, out, profile(name))
             times[side].append(time.perf_counter() - start)
+            cpu[side].append(cpu_s() - used)
     api, own, kept = (times[side][1:] for side in ("api", "ours", "durable"))  # the first round loads libraries
-    against = {"the API": ratios(own, api), "the API, hashed and synced": ratios(own, kept)}
+    against = {
+        "the API": ratios(own, api), "the API, hashed and synced": ratios(own, kept),
+        "its CPU time": ratios(cpu["ours"][1:], cpu["durable"][1:]),
+    }  # fmt: skip
     told = "   ".join(
         f"{values[len(values) // 2]:.3f} ({values[0]:.3f} to {values[-1]:.3f}) of {what}"
         for what, values in against.items()
@@ -76,7 +113,43 @@ def compare(name: str, model: Path, folder: Path, rounds: int) -> None:
     shown = ", ".join(
         f"{side} {value * 1e3:.0f} ms" for side, value in zip(("api", "durable", "ours"), middle, strict=True)
     )
-    print(f"{name:14}{model.stem:14}{shown}: {told}", flush=True)
+    kind = "fresh" if fresh else "warm"
+    print(f"{name:14}{model.stem:13}{kind:6}{shown}: {told}", flush=True)
+
+
+Side = Callable[[Path, Path, TargetProfile], None]
+
+
+def sides(name: str) -> dict[str, Side]:
+    """What is compared, in this process."""
+    return {"api": APIS[name], "ours": ours, "durable": durable(APIS[name])}
+
+
+def in_processes(name: str) -> dict[str, Side]:
+    """The same, each in a process of its own; ours in the child that a run starts."""
+    alone = {side: functools.partial(in_process, name, side) for side in ("api", "durable")}
+    return {**alone, "ours": in_child}
+
+
+def in_process(name: str, side: str, model: Path, out: Path, _target: TargetProfile) -> None:
+    """A new Python that calls the runtime."""
+    subprocess.run([sys.executable, __file__, ONE, name, side, str(model), str(out)], check=True)
+
+
+def in_child(model: Path, out: Path, target: TargetProfile) -> None:
+    """As `pipeline.stages.inference.build_engine` does it."""
+    request = {
+        "model": str(model), "profile": target.model_dump(mode="json"), "precision": "fp32", "out_folder": str(out),
+    }  # fmt: skip
+    call_limited(
+        "targets.engines.child:build_in_child", request, limits=Limits(timeout_s=3600.0), what=f"building {model.name}"
+    )
+
+
+def cpu_s() -> float:
+    """Processor seconds of this process and of those that it waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def ratios(own: list[float], other: list[float]) -> list[float]:
@@ -84,7 +157,7 @@ def ratios(own: list[float], other: list[float]) -> list[float]:
     return sorted(a / b for a, b in zip(own, other, strict=True))
 
 
-def durable(api: Callable[[Path, Path, TargetProfile], None]) -> Callable[[Path, Path, TargetProfile], None]:
+def durable(api: Side) -> Side:
     """The API, and then what everyone needs who relies on its files: their hashes, and no loss with the power."""
 
     def run(model: Path, out: Path, target: TargetProfile) -> None:
@@ -153,7 +226,7 @@ def tensorrt_rtx_api(model: Path, out: Path, _target: TargetProfile) -> None:
     (out / "engine.plan").write_bytes(bytes(builder.build_serialized_network(network, config)))
 
 
-APIS: dict[str, Callable[[Path, Path, TargetProfile], None]] = {
+APIS: dict[str, Side] = {
     "onnxruntime": onnxruntime_api,
     "openvino": openvino_api,
     "tensorrt-rtx": tensorrt_rtx_api,

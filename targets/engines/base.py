@@ -13,9 +13,10 @@ import numpy as np
 from targets.engines.asked import asked_for
 from targets.engines.buildfile import ENGINE_JSON, Array, EngineBuild, Port, json_bytes, ports
 from targets.engines.inspection import INSPECT_JSON, Inspection, asked_in, check_precision, precision_warnings
-from targets.engines.opened import parsed_once, stored
+from targets.engines.opened import parsed_once, stored, values_checked
+from targets.engines.syncing import synced_by_the_end
 from targets.errors import EnvironmentFailure, Fault, InputError, faults_error
-from targets.files import write_atomic
+from targets.files import write_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -150,11 +151,13 @@ class Engine(ABC):
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             raise InputError(f"{out} is not empty", "an engine is built into an empty folder", "give a new folder")
-        build = self._build(model, profile, out, precision)
-        inspection = replace(self._inspect(build), asked=asked_for(stored(model).model, precision))
-        seen = (*inspection.warnings, *check_precision(model, inspection), *_lines(self._warn(model, profile)))
-        write_atomic(out / INSPECT_JSON, json_bytes(replace(inspection, warnings=seen).to_json()))
-        build.write()
+        with synced_by_the_end(out):
+            build = self._build(model, profile, out, precision)
+            inspection = replace(self._inspect(build), asked=asked_for(stored(model).model, precision))
+            seen = (*inspection.warnings, *check_precision(model, inspection), *_lines(self._warn(model, profile)))
+            values_checked()
+        told = {INSPECT_JSON: replace(inspection, warnings=seen).to_json(), ENGINE_JSON: build.to_json()}
+        write_together(out, {name: json_bytes(content) for name, content in told.items()})
         return build
 
     @final

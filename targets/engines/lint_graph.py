@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 
 from targets.errors import Fault
+from targets.onnxtensors import tensor_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,13 +34,14 @@ class GraphView:
     """Nodes, constants and types of the main graph of an opened model.
 
     Args:
-        model: What `targets.onnxfile.open_onnx` gave.
+        model: What `targets.onnxfile` gave.
+        path: Its file, where large weights may still lie outside the graph.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, path: Path | None = None) -> None:
         import onnx
 
-        self._helper = onnx.numpy_helper
+        self._path = path
         self._external = onnx.external_data_helper.uses_external_data
         graph = model.graph
         self.opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
@@ -55,7 +58,7 @@ class GraphView:
     def constant(self, name: str) -> NDArray[np.generic] | None:
         """The array of an initializer or Constant node, or one number of them that is laid out along channels.
 
-        None for anything else, and for data still outside the file.
+        None for anything else, and for data outside a file that is not known.
         """
         tensor = self._initializers.get(name)
         maker = self._makers.get(name)
@@ -63,16 +66,15 @@ class GraphView:
             tensor = next((a.t for a in maker.attribute if a.name == "value"), None)
         if tensor is None and maker is not None and maker.op_type == "Expand":
             return self._laid_out(maker)
-        if tensor is None or self._external(tensor):
+        if tensor is None or (self._path is None and self._external(tensor)):
             return None
-        array: NDArray[np.generic] = self._helper.to_array(tensor)
-        return array
+        return tensor_array(self._path or Path(), tensor)
 
     def _laid_out(self, node: onnx.NodeProto) -> NDArray[np.generic] | None:
         one, shape = (self._initializers.get(name) for name in node.input[:2])
         if one is None or shape is None or self._external(one) or self._external(shape):
-            return None
-        number, sizes = self._helper.to_array(one), self._helper.to_array(shape)
+            return None  # small as they are, they would lie in the graph
+        number, sizes = (tensor_array(self._path or Path(), tensor) for tensor in (one, shape))
         if number.size != 1 or sizes.shape != (1,) or not 0 < sizes[0] <= _MOST_CHANNELS:
             return None
         return np.broadcast_to(number.reshape(1), (int(sizes[0]),))

@@ -16,6 +16,8 @@ from targets.engines.lint_graph import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx
 
     from targets.errors import Fault
@@ -25,19 +27,19 @@ _PER_CHANNEL_OPSET: Final = 13
 _WEIGHT: Final = 1
 
 
-def lint_onnxruntime(model: onnx.ModelProto) -> list[Fault]:
+def lint_onnxruntime(model: onnx.ModelProto, path: Path | None = None) -> list[Fault]:
     """What must not be built: broken Q/DQ, and operators outside the explicit Q/DQ form; a float model has none."""
-    view = GraphView(model)
+    view = GraphView(model, path)
     return [*_operator_format(view), *scale_faults(view), *_axes(view), *_pairs(view)]
 
 
-def warn_onnxruntime(model: onnx.ModelProto) -> list[Fault]:
+def warn_onnxruntime(model: onnx.ModelProto, path: Path | None = None) -> list[Fault]:
     """What runs and is slow: integer inputs whose operator will not become an integer operator on x86.
 
     Measured on a residual net (time relative to float): uint8 activations and int8 weights 0.30, int8 asymmetric 1.12,
     int8 symmetric 1.24; uint8 weights are slower than float.
     """
-    view = GraphView(model)
+    view = GraphView(model, path)
     return [*_signed(view), *_float_outputs(view), *_unsigned_weights(view)]
 
 

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from targets.engines.onnxweights import in_new_file
 from targets.errors import Fault
 from targets.ondevice.openvino_module import import_openvino, message, openvino_errors, short_version
 
 if TYPE_CHECKING:
     import onnx
 
+    from targets.onnxfile import Stored
+
 _UNKNOWN: Final = re.compile(r"No conversion rule found for operations: (.*?)(?:\n|$)")
 _FIX: Final = "express it with standard ONNX operators, or leave OpenVINO out of the profile"
 
 
-def lint_openvino(model: onnx.ModelProto) -> list[Fault]:
+def lint_openvino(source: Stored) -> list[Fault]:
     """What the reader of the installed OpenVINO refuses; the model is read and its shapes are followed for one sample.
 
     Args:
-        model: An opened model.
+        source: An opened model.
     """
-    runtime = import_openvino()
+    runtime, model = import_openvino(), source.model
     try:
-        read = runtime.Core().read_model(model.SerializeToString(), b"")
+        # Data in other files are read by us, who follow no link, and not by the runtime.
+        own = not (source.changed or source.beside)
+        with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
+            read = runtime.Core().read_model(str(source.path if own else in_new_file(source, Path(folder))))
         if all(_batch_only(port.get_partial_shape()) for port in read.inputs):
             read.reshape({port.get_any_name(): _one(port.get_partial_shape()) for port in read.inputs})
     except openvino_errors() as error:

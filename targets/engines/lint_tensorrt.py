@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 from targets.engines.lint_graph import COMPUTE, DYNAMIC_FORMAT, OPERATOR_FORMAT, GraphView, fault, scale_faults
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx
 
     from targets.errors import Fault
@@ -16,14 +18,14 @@ _BIAS: Final = 2
 _TYPES: Final = frozenset({"int8", "int4", "float8_e4m3fn"})
 
 
-def lint_tensorrt(model: onnx.ModelProto) -> list[Fault]:
+def lint_tensorrt(model: onnx.ModelProto, path: Path | None = None) -> list[Fault]:
     """Faults of an opened model, in graph order within each rule; a float model has none.
 
     Rules: zero points are 0 and of a signed type; scales are positive, and constant; a scale and its zero point have
     one size; activations have one scale; weights have one, or one for each index of their axis; biases are float;
     floating types around one operator agree; no operator that reads or writes integers itself (QLinearConv, ...).
     """
-    view = GraphView(model)
+    view = GraphView(model, path)
     return [
         *_operator_format(view),
         *_zero_points(view),

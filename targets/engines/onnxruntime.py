@@ -87,7 +87,8 @@ class OnnxRuntimeEngine(Engine):
 
     def _check(self, model: Path, profile: TargetProfile) -> list[Fault]:
         proto = stored(model).model
-        faults = [*_foreign_operators(proto), *lint_onnxruntime(proto), *interface_faults(model.name, io_of(proto))]
+        faults = [*_foreign_operators(proto), *lint_onnxruntime(proto, model)]
+        faults += interface_faults(model.name, io_of(proto))
         if finished_here(profile) and (absent := missing(profile, _available())):
             what = f"this onnxruntime has no {', '.join(absent)}"
             faults.append(Fault(where="engine.providers", what=what, fix=where(absent)))
@@ -114,7 +115,7 @@ class OnnxRuntimeEngine(Engine):
     def _warn(self, model: Path, profile: TargetProfile) -> list[Fault]:
         if profile.hardware.arch != "x86_64" or of(profile).providers[0] != CPU:
             return []  # its rules were measured on the CPU provider of x86
-        return warn_onnxruntime(stored(model).model)
+        return warn_onnxruntime(stored(model).model, model)
 
     def _build(self, model: Path, profile: TargetProfile, out: Path, precision: Precision) -> EngineBuild:
         source, options = stored(model), session_fields(profile)
@@ -162,7 +163,7 @@ class OnnxRuntimeEngine(Engine):
                 return inspect_graph(graph, build, SCOPE_HOST, unseen=unseen)
             if build.options["optimization"] == "disabled":
                 return inspect_graph(graph, build, SCOPE_HERE)
-            source = Stored(path=graph.path, model=graph.model, outside=True, changed=False)
+            source = Stored(path=graph.path, model=graph.model, outside=True, beside=True, changed=False)
             with optimised(source, build.options) as finished:
                 return inspect_graph(finished, build, SCOPE_HOST)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from targets.engines.base import HOST_ARITHMETIC, EngineBuild, Port
 from targets.engines.onnxoperators import COMPUTE
-from targets.engines.onnxweights import Graph, write_graph
+from targets.engines.onnxweights import Graph, write_scratch
 from targets.errors import InputError
 from targets.ondevice import session as ondevice_session
 from targets.ondevice.providers import CPU, listed
@@ -116,7 +116,7 @@ def profiled_events(graph: Graph, build: EngineBuild, *, asked: bool) -> list[di
         settings.profile_file_prefix = str(Path(folder) / "profile")
         try:
             plain = Path(folder) / "plain.onnx"
-            write_graph(graph, plain)
+            write_scratch(graph, plain)
             session = runtime.InferenceSession(str(plain), settings, providers=providers, enable_fallback=0)
             session.run(None, {port.name: _sample(port) for port in build.inputs})
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

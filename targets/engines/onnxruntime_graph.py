@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from targets.engines.base import HOST_ARITHMETIC
-from targets.engines.onnxweights import Graph, write_graph
+from targets.engines.onnxweights import Graph, in_new_file
 from targets.errors import InputError
 from targets.ondevice import session as ondevice_session
 from targets.ondevice.providers import CPU
+from targets.onnxbytes import read_graph_bytes
 from targets.onnxfile import MAX_FILE_BYTES, Stored, every_tensor
 from targets.onnxtensors import SMALL_BYTES, load_external, load_small
 
@@ -52,11 +53,7 @@ def optimised(source: Stored, options: Mapping[str, object], *, without: Sequenc
 
 def _as_file(source: Stored, folder: Path) -> Path:
     """A file that holds what ``source`` holds: its own, or a new one where the graph was changed."""
-    if not source.changed:
-        return source.path
-    path = folder / "source.onnx"
-    write_graph(Graph(path=source.path, model=source.model), path)
-    return path
+    return in_new_file(source, folder) if source.changed else source.path
 
 
 def start_session(
@@ -83,11 +80,11 @@ def start_session(
 def open_engine_file(path: Path) -> onnx.ModelProto:
     """A graph that this process or an earlier build wrote (its inner domains are no ONNX operator sets).
 
-    Weights outside the file stay there, but for small ones and those of subgraphs.
+    Large weights stay where they are, in the file or outside it, but for those of subgraphs.
     """
     import onnx
 
-    model = onnx.load(str(path), load_external_data=False)
+    model: onnx.ModelProto = onnx.ModelProto.FromString(read_graph_bytes(path, MAX_FILE_BYTES))
     weights = [*model.graph.initializer]
     own = {id(tensor) for tensor in weights}
     load_small(path, weights)

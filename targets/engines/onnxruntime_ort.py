@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from targets import onnxfile
 from targets.engines.base import HOST_ARITHMETIC
 from targets.engines.onnxruntime_graph import canonical, open_engine_file, start_session
-from targets.engines.onnxweights import Graph, weights_bytes, write_graph
+from targets.engines.onnxweights import Graph, weights_bytes, write_scratch
 from targets.errors import InputError
 from targets.ondevice import session as ondevice_session
 
@@ -53,7 +53,7 @@ def to_ort(graph: Graph, options: Mapping[str, object]) -> bytes:
         path = Path(folder) / "engine.ort"
         settings.optimized_model_filepath = str(path)
         plain = Path(folder) / "plain.onnx"
-        write_graph(graph, plain)
+        write_scratch(graph, plain)
         start_session(str(plain), settings)
         return _sorted_resolver(path.read_bytes())
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from targets import onnxfile
-from targets.files import NEW_FILE, disk_guard, fsync_folder
+from targets.engines.hashing import HashedFile
+from targets.engines.syncing import sync, sync_folder
+from targets.files import NEW_FILE, disk_guard
 from targets.onnxtensors import open_outside, place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Sequence
 
     import onnx
+
+    from targets.onnxfile import Stored
 
 ALIGNMENT: Final = 4096
 """Weights outside the graph start at multiples of this, so that a runtime can map them."""
 
-_BLOCK: Final = 1 << 22
 # Field numbers of onnx.proto, each as the tag of a length-delimited field.
 _GRAPH, _INITIALIZER, _RAW_DATA = b"\x3a", b"\x2a", b"\x4a"
 
@@ -57,25 +58,47 @@ def write_graph(graph: Graph, out: Path) -> dict[str, str]:
     Raises:
         EnvironmentFailure: The disk is full or not writable.
     """
+    return _written(graph, out, durable=True)
+
+
+def write_scratch(graph: Graph, out: Path) -> None:
+    """The same for a runtime to read soon, in a folder that is removed: it need not survive a power loss.
+
+    Raises:
+        EnvironmentFailure: The disk is full or not writable.
+    """
+    _written(graph, out, durable=False)
+
+
+def in_new_file(source: Stored, folder: Path) -> Path:
+    """A file in a scratch folder that holds what ``source`` holds, all of it but what is too large for one file."""
+    path = folder / "source.onnx"
+    write_scratch(Graph(path=source.path, model=source.model), path)
+    return path
+
+
+def _written(graph: Graph, out: Path, *, durable: bool) -> dict[str, str]:
     if weights_bytes(graph) <= onnxfile.ONE_FILE_BYTES:
-        return {out.name: _write(out, _whole(graph))}
+        return {out.name: _write(out, lambda file: _whole(graph, file), durable=durable)}
     data = out.with_name(f"{out.name}.data")
     weights = [*graph.model.graph.initializer]
-    digest = _write(data, _padded(graph.path, weights))
-    return {out.name: _write(out, [_referring(graph, data.name)]), data.name: digest}
+    digest = _write(data, lambda file: _padded(graph.path, weights, file), durable=durable)
+    return {
+        out.name: _write(out, lambda file: file.put(_referring(graph, data.name)), durable=durable), data.name: digest
+    }  # fmt: skip
 
 
-def _whole(graph: Graph) -> Iterator[bytes]:
+def _whole(graph: Graph, file: HashedFile) -> None:
     """One ModelProto: the graph without weights, and each of them behind it, never all of them in memory."""
     outer, inner = _shell(graph.model)
     heads = [(tensor, _head(tensor)) for tensor in graph.model.graph.initializer]
     sizes = [_length(graph.path, tensor) for tensor, _ in heads]
     parts = [_initializer_head(head, size) for (_, head), size in zip(heads, sizes, strict=True)]
     total = len(inner) + sum(len(part) + size for part, size in zip(parts, sizes, strict=True))
-    yield outer + _GRAPH + _varint(total) + inner
+    file.put(outer + _GRAPH + _varint(total) + inner)
     for (tensor, _), part in zip(heads, parts, strict=True):
-        yield part
-        yield from _data(graph.path, tensor)
+        file.put(part)
+        _copy(graph.path, tensor, file)
 
 
 def _initializer_head(head: bytes, size: int) -> bytes:
@@ -117,30 +140,26 @@ def _head(tensor: onnx.TensorProto) -> bytes:
 def _length(path: Path, tensor: onnx.TensorProto) -> int:
     from onnx.external_data_helper import uses_external_data
 
-    return place(path, tensor)[2] if uses_external_data(tensor) else len(tensor.raw_data)
+    if not uses_external_data(tensor):
+        return len(tensor.raw_data)
+    told = next((int(entry.value) for entry in tensor.external_data if entry.key == "length"), None)
+    return place(path, tensor)[2] if told is None else told
 
 
-def _data(path: Path, tensor: onnx.TensorProto) -> Iterator[bytes]:
+def _copy(path: Path, tensor: onnx.TensorProto, file: HashedFile) -> None:
     from onnx.external_data_helper import uses_external_data
 
     if not uses_external_data(tensor):
-        yield tensor.raw_data
+        file.put(tensor.raw_data)
         return
     with open_outside(path, tensor) as (stream, _, length):
-        left = length
-        while left > 0:
-            block = stream.read(min(left, _BLOCK))
-            if not block:
-                raise EOFError(f"the data of {tensor.name!r} became shorter")
-            left -= len(block)
-            yield block
+        file.copy(stream, length)
 
 
-def _padded(path: Path, tensors: Iterable[onnx.TensorProto]) -> Iterator[bytes]:
+def _padded(path: Path, tensors: Sequence[onnx.TensorProto], file: HashedFile) -> None:
     for tensor in tensors:
-        size = _length(path, tensor)
-        yield from _data(path, tensor)
-        yield bytes(-size % ALIGNMENT)
+        _copy(path, tensor, file)
+        file.put(bytes(-_length(path, tensor) % ALIGNMENT))
 
 
 def _referring(graph: Graph, location: str) -> bytes:
@@ -163,25 +182,24 @@ def _referring(graph: Graph, location: str) -> bytes:
     return outer + _GRAPH + _varint(len(body)) + body
 
 
-def _write(path: Path, blocks: Iterable[bytes]) -> str:
+def _write(path: Path, fill: Callable[[HashedFile], None], *, durable: bool) -> str:
     """Writes a whole file or nothing, and hashes on the way."""
-    digest = hashlib.sha256()
     temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")
     with disk_guard(f"writing {path}", path=path.parent):
         try:
-            with os.fdopen(os.open(temporary, NEW_FILE, 0o600), "wb") as stream, ThreadPoolExecutor(1) as hashing:
-                for block in blocks:
-                    hashing.submit(digest.update, block)  # in their order: there is one thread
-                    stream.write(block)
-                stream.flush()
-                os.fsync(stream.fileno())
+            with os.fdopen(os.open(temporary, NEW_FILE, 0o600), "wb") as stream, HashedFile(stream) as file:
+                fill(file)
+                digest = file.sha256()
                 os.fchmod(stream.fileno(), 0o644)
+                if durable:
+                    sync(stream.fileno())
             temporary.rename(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        fsync_folder(path.parent)
-    return digest.hexdigest()
+        if durable:
+            sync_folder(path.parent)
+    return digest
 
 
 def _varint(value: int) -> bytes:

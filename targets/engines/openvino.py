@@ -11,9 +11,9 @@ from targets.engines.base import Array, Availability, Engine, EngineBuild, Inspe
 from targets.engines.lint_graph import interface_faults
 from targets.engines.lint_onnxruntime import lint_onnxruntime
 from targets.engines.lint_openvino import lint_openvino
-from targets.engines.opened import parsed
+from targets.engines.onnxweights import Graph, write_graph
+from targets.engines.opened import in_one_file, stored
 from targets.errors import DeviceError, Fault
-from targets.files import sha256_file, write_atomic
 from targets.ondevice.failure import Failure
 from targets.ondevice.openvino_module import (
     has_device,
@@ -84,13 +84,14 @@ class OpenVinoEngine(Engine):
         return there
 
     def _check(self, model: Path, _profile: TargetProfile) -> list[Fault]:
-        proto = parsed(model)
-        return [*interface_faults(model.name, io_of(proto)), *lint_onnxruntime(proto), *lint_openvino(proto)]
+        source = stored(model)
+        faults = [*interface_faults(model.name, io_of(source.model)), *lint_onnxruntime(source.model, model)]
+        return [*faults, *lint_openvino(source)]
 
     def _build(self, model: Path, profile: TargetProfile, out: Path, precision: Precision) -> EngineBuild:
-        proto = parsed(model)
-        io = io_of(proto)
-        write_atomic(out / _ENGINE_FILE, _without_texts(proto).SerializeToString(deterministic=True))
+        source = in_one_file(model)
+        io = io_of(source.model)
+        digests = write_graph(Graph(path=model, model=_without_texts(source.model)), out / _ENGINE_FILE)
         return EngineBuild(
             folder=out,
             engine=self.name,
@@ -101,7 +102,7 @@ class OpenVinoEngine(Engine):
             options=_options(profile, precision),
             inputs=ports([dict(item) for item in io["inputs"]]),
             outputs=ports([dict(item) for item in io["outputs"]]),
-            sha256=sha256_file(out / _ENGINE_FILE),
+            sha256=digests[_ENGINE_FILE],
             model="" if _of(profile).device == "CPU" else _ENGINE_FILE,
         )
 

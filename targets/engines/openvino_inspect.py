@@ -24,6 +24,8 @@ from targets.ondevice.openvino_module import (
 )
 from targets.ondevice.openvino_runner import OpenVinoRunner
 from targets.ondevice.session import out_of_memory
+from targets.onnxbytes import read_graph_bytes
+from targets.onnxfile import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -79,7 +81,7 @@ def inspect_build(build: EngineBuild) -> Inspection:
     """
     import onnx
 
-    proto = onnx.load(str(build.folder / build.file))
+    proto = onnx.ModelProto.FromString(read_graph_bytes(build.folder / build.file, MAX_FILE_BYTES))
     unseen = _why_unseen(build)
     if unseen:
         return _by_graph(proto, build, unseen)
@@ -176,7 +178,7 @@ def _by_layers(proto: onnx.ModelProto, build: EngineBuild, layers: Sequence[Laye
         int8_mac_ratio=round(int8_macs / macs, 6) if macs else 0.0,
         float_compute=tuple(naming.of(layer) for layer in compute if layer not in eight),
         weights_bytes=sum(weights.values()),
-        subnormal_weights=sum(subnormals(tensor) for tensor in proto.graph.initializer),
+        subnormal_weights=sum(subnormals(t, build.folder / build.file) for t in proto.graph.initializer),
         fallbacks=tuple(naming.of(layer) for layer in compute if layer in other or layer in slow),
         reformats=len(conversions),
         weights=weights,
@@ -203,7 +205,7 @@ def _by_graph(proto: onnx.ModelProto, build: EngineBuild, why: str) -> Inspectio
         int8_mac_ratio=0.0,
         float_compute=tuple(node.name or node.output[0] for node in compute if node not in eight),
         weights_bytes=0,
-        subnormal_weights=sum(subnormals(tensor) for tensor in proto.graph.initializer),
+        subnormal_weights=sum(subnormals(t, build.folder / build.file) for t in proto.graph.initializer),
         inspected=why,
     )
 

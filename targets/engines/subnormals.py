@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from targets.onnxtensors import tensor_array
+from targets.onnxtensors import pieces
 
 if TYPE_CHECKING:
     import onnx
-
-_PIECE: Final = 1 << 18  # numbers looked at together: they stay in the cache
 
 
 def subnormals(tensor: onnx.TensorProto, path: Path = Path()) -> int:
@@ -29,9 +27,9 @@ def subnormals(tensor: onnx.TensorProto, path: Path = Path()) -> int:
 
     if tensor.data_type != onnx.TensorProto.FLOAT:
         return 0
-    bits, count = np.ascontiguousarray(tensor_array(path, tensor)).reshape(-1).view(np.uint32), 0
-    for start in range(0, bits.size, _PIECE):
-        piece = bits[start : start + _PIECE] << np.uint32(1)
+    count = 0
+    for values in pieces(path, tensor):
+        piece = values.view(np.uint32) << np.uint32(1)
         piece -= np.uint32(2)
         count += int(np.count_nonzero(piece < np.uint32(0x00FFFFFE)))
     return count

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from targets import machine
 from targets.engines.base import INSPECT_JSON, Array, Availability, Engine, EngineBuild, Inspection, Runner
-from targets.engines.opened import parsed
+from targets.engines.opened import stored, values_checked
 from targets.engines.tensorrt_check import gpus_of, model_faults, profile_faults
 from targets.engines.tensorrt_files import MODEL, waiting_build, write_plan
 from targets.errors import DeviceError, Fault, InputError
@@ -53,13 +53,14 @@ class _TensorRt(Engine):
 
     @final
     def _check(self, model: Path, profile: TargetProfile) -> list[Fault]:
-        return [*model_faults(model.name, parsed(model)), *profile_faults(profile, _of(profile))]
+        return [*model_faults(model, stored(model).model), *profile_faults(profile, _of(profile))]
 
     @final
     def _build(self, model: Path, profile: TargetProfile, out: Path, precision: Precision) -> EngineBuild:
         plan = write_plan(model, profile, _of(profile), precision, out)
         if not self._builds_here(profile):
             return waiting_build(out, plan, precision)
+        values_checked()
         _run_program("build", out, f"building {model.name} with {self.name}")
         return EngineBuild.read(out)
 

@@ -11,6 +11,8 @@ from targets.errors import Fault
 from targets.onnxfile import io_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx
 
     from targets.options import TensorRtOptions
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 _DOMAINS: Final = frozenset({"", "ai.onnx"})
 
 
-def model_faults(name: str, model: onnx.ModelProto) -> list[Fault]:
-    """What is wrong with the model in the file ``name``, whichever TensorRT builds it."""
+def model_faults(path: Path, model: onnx.ModelProto) -> list[Fault]:
+    """What is wrong with the model in the file ``path``, whichever TensorRT builds it."""
     faults = [
         Fault(
             where=f"node {node.name or node.op_type!r}",
@@ -30,7 +32,7 @@ def model_faults(name: str, model: onnx.ModelProto) -> list[Fault]:
         for node in model.graph.node
         if node.domain not in _DOMAINS
     ]
-    return [*faults, *lint_tensorrt(model), *interface_faults(name, io_of(model))]
+    return [*faults, *lint_tensorrt(model, path), *interface_faults(path.name, io_of(model))]
 
 
 def profile_faults(profile: TargetProfile, options: TensorRtOptions) -> list[Fault]:

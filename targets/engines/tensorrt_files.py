@@ -6,10 +6,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from targets.engines.base import EngineBuild, json_bytes, ports
-from targets.engines.opened import parsed
+from targets.engines.onnxweights import Graph, write_graph
+from targets.engines.opened import in_one_file
 from targets.engines.tensorrt_check import gpus_of
 from targets.engines.tensorrt_graph import demand_precision, facts_of, plain_model
-from targets.files import sha256_bytes, sha256_file, write_atomic
+from targets.files import sha256_file, write_atomic
 from targets.ondevice.timing_cache import FACTS
 from targets.onnxfile import io_of
 
@@ -33,18 +34,17 @@ def write_plan(
     Raises:
         InputError: The model is not in that precision.
     """
-    plain = plain_model(parsed(model))
+    plain = plain_model(in_one_file(model).model)
     facts = facts_of(plain)
     demand_precision(model.name, facts, precision)
-    data = plain.SerializeToString(deterministic=True)
-    write_atomic(out / MODEL, data)
+    digests = write_graph(Graph(path=model, model=plain), out / MODEL)
     io = io_of(plain)
     is_rtx = options.name == "tensorrt-rtx"
     plan: dict[str, Any] = {
         "schema": 1,
         "engine": options.name,
         "model": MODEL,
-        "sha256": sha256_bytes(data),
+        "sha256": digests[MODEL],
         "precision": precision,
         "shapes": _shapes(io["inputs"], options.batch),
         **{name: getattr(options, name) for name in _COPIED},

@@ -73,7 +73,6 @@ def plain_model(model: onnx.ModelProto) -> onnx.ModelProto:
 def facts_of(model: onnx.ModelProto) -> GraphFacts:
     """What a build plan says of ``model`` (from `plain_model`)."""
     import onnx
-    from onnx import numpy_helper
 
     inferred = onnx.shape_inference.infer_shapes(_for_one_sample(model))
     view = GraphView(inferred)
@@ -90,7 +89,7 @@ def facts_of(model: onnx.ModelProto) -> GraphFacts:
     return GraphFacts(
         compute=compute,
         float_type=next((name for name in ("float16", "bfloat16") if name in types), "float32"),
-        weights_bytes=sum(int(numpy_helper.to_array(tensor).nbytes) for tensor in model.graph.initializer),
+        weights_bytes=sum(map(_bytes, model.graph.initializer)),
     )
 
 
@@ -121,6 +120,12 @@ def demand_precision(name: str, facts: GraphFacts, precision: Precision) -> None
             + ("stayed float: none reads activation and weight behind Q/DQ" if precision == "int8" else "are not"),
             "quantise it with scheme `trt`" if precision == "int8" else f"convert it to {precision} first",
         )
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    import onnx
+
+    return math.prod(map(int, tensor.dims)) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def _for_one_sample(model: onnx.ModelProto) -> onnx.ModelProto:
