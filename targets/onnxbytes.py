@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LFS_HEADER: Final = b"version https://git-lfs"
-_PLANS: Final = (b"ptrt", b"ftrt")  # TensorRT; a plan holds machine code
+_PLAN: Final = b"trt"  # a TensorRT plan, which holds machine code, begins with ptrt or ftrt; of TensorRT-RTX with vtrt
 _ORT_FORMAT: Final = slice(4, 8)
 _HEAD: Final = 256
 _AGAIN: Final = "give the path of an .onnx file"
@@ -93,7 +93,7 @@ def _check_kind(path: Path, head: bytes, size: int) -> None:
             "a download usually saves a login or error page this way",
             "download the raw file again",
         )
-    if head.startswith(_PLANS) or head[_ORT_FORMAT] == b"ORTM":
+    if head[1:4] == _PLAN or head[_ORT_FORMAT] == b"ORTM":
         kind = "an ONNX Runtime (.ort) file" if head[_ORT_FORMAT] == b"ORTM" else "a TensorRT plan"
         raise RefusedError(
             f"refused: {path.name} is {kind}, not a model",

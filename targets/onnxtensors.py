@@ -23,7 +23,7 @@ INSIDE: Final = f"\0{os.urandom(16).hex()}"
 """The location of data that were left in the model's own file (`targets.onnxsplit`), for this process: no file can be
 called so, and no model can say it."""
 
-_PIECE_BYTES: Final = 1 << 20  # looked at together: they stay in the cache
+_PIECE_BYTES: Final = 1 << 18  # looked at together: they stay in the cache, and so do copies of them
 
 
 def is_inside(tensor: onnx.TensorProto) -> bool:

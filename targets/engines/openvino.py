@@ -13,6 +13,7 @@ from targets.engines.lint_onnxruntime import lint_onnxruntime
 from targets.engines.lint_openvino import lint_openvino
 from targets.engines.onnxweights import Graph, write_graph
 from targets.engines.opened import in_one_file, stored
+from targets.engines.openvino_snippets import joins_of_dense_layers
 from targets.errors import DeviceError, Fault
 from targets.ondevice.failure import Failure
 from targets.ondevice.openvino_module import (
@@ -99,7 +100,7 @@ class OpenVinoEngine(Engine):
             runtime="openvino",
             runtime_version=short_version(import_openvino()),
             precision=precision,
-            options=_options(profile, precision),
+            options=_options(profile, precision, source.model),
             inputs=ports([dict(item) for item in io["inputs"]]),
             outputs=ports([dict(item) for item in io["outputs"]]),
             sha256=digests[_ENGINE_FILE],
@@ -182,10 +183,11 @@ def _of(profile: TargetProfile) -> OpenVinoOptions:
     return profile.engine
 
 
-def _options(profile: TargetProfile, precision: Precision) -> dict[str, object]:
+def _options(profile: TargetProfile, precision: Precision, model: onnx.ModelProto) -> dict[str, object]:
     """What `targets.ondevice.openvino_module.settings` opens it with, and the CPU it was built for."""
     options = _of(profile)
-    return {
+    without = {"snippets": False} if options.device == "CPU" and joins_of_dense_layers(model) else {}
+    return without | {
         "device": options.device,
         "threads": options.threads,
         "precision": _COMPUTES_IN.get(precision, "f32"),

@@ -116,6 +116,8 @@ def check_options(options: object) -> None:
     """
     given = options if isinstance(options, dict) else {}
     wrong = sorted(name for name, kind in _OPTIONS.items() if not isinstance(given.get(name), kind))
+    if not isinstance(given.get("snippets", True), bool):
+        wrong.append("snippets")
     if not wrong:
         known = {"device": given["device"] in DEVICES, "precision": given["precision"] in PRECISIONS}
         wrong = [name for name, fits in known.items() if not fits]
@@ -151,6 +153,8 @@ def settings(options: Mapping[str, Any], streams: int = 1) -> dict[str, Any]:
             CPU_DENORMALS_OPTIMIZATION=bool(options["denormal_as_zero"]),
             DYNAMIC_QUANTIZATION_GROUP_SIZE=0,
         )
+        if options.get("snippets") is False:  # its kernel generator crashes at some graphs; the build knows which
+            found["SNIPPETS_MODE"] = "DISABLE"
     folder = os.environ.get(CACHE_VARIABLE, "")
     if folder:
         found["CACHE_DIR"] = _private(folder)

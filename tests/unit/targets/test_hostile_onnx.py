@@ -156,6 +156,7 @@ def test_a_folder_swapped_while_it_is_open_leads_nowhere_else(place: Path) -> No
     [
         pytest.param(b"ptrt" + bytes(60), "TensorRT plan", id="a TensorRT plan"),
         pytest.param(b"ftrt" + bytes(60), "TensorRT plan", id="another TensorRT plan"),
+        pytest.param(b"vtrt" + bytes(60), "TensorRT plan", id="a TensorRT-RTX plan"),
         pytest.param(b"\x20\0\0\0ORTM" + bytes(60), r"ONNX Runtime \(.ort\)", id="an .ort file"),
     ],
 )

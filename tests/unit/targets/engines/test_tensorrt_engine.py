@@ -19,11 +19,12 @@ from calibration.qdq import quantize_model
 from targets import machine
 from targets.engines import engine, tensorrt
 from targets.engines.base import EngineBuild
-from targets.errors import DeviceError, EdgepressError, InputError
+from targets.errors import DeviceError, EdgepressError, InputError, RefusedError
 from targets.files import sha256_file
 from targets.ondevice.build_plan import read_plan
 from targets.ondevice.cuda import Gpu
 from targets.ondevice.tensorrt_module import driver_answers
+from targets.onnxfile import open_onnx
 from targets.options import TensorRtOptions
 from targets.profile import TargetProfile, load_profile
 from targets.scheme import scheme
@@ -132,13 +133,15 @@ def test_what_the_vendor_refuses_our_linter_refused_first(make: Callable[[], onn
 @rtx
 @without_gpu
 def test_rtx_engines_are_not_opened_without_a_gpu(tmp_path: Path) -> None:
-    """`runs` says why, opening is refused as an error of the device, and nothing crashes."""
+    """`runs` says why, opening is refused as an error of the device, and nothing crashes; its plan is no model."""
     trt = engine("tensorrt-rtx")
     answer = trt.runs(target())
     assert (answer.ok, "driver" in answer.why) == (False, True)
     build = trt.build(net("residual", "fp32", tmp_path), target(), tmp_path / "out", precision="fp32")
     with pytest.raises(DeviceError, match="driver"), trt.open(build):
         pass
+    with pytest.raises(RefusedError, match="TensorRT plan"):
+        open_onnx(build.folder / build.file)
 
 
 @without_gpu
