@@ -257,11 +257,16 @@ def test_a_memory_bomb_is_told_as_such(tmp_path: Path) -> None:
 @pytest.mark.parametrize("depth", [50, 2_000, 60_000])
 def test_nesting_is_read_or_refused(depth: int, tmp_path: Path) -> None:
     """Promise D12: sub-graphs in sub-graphs end in an answer or in three lines, never in a crash."""
-    attribute = b""
+    heads, size, tail = [], 0, b"\xa0\x01\x05"
     for _ in range(depth):  # GraphProto{node{attribute{name, g}}}, built from within
-        graph = b"\x0a" + _varint(len(attribute)) + attribute
-        inner = b"\x0a\x01g\x32" + _varint(len(graph)) + graph + b"\xa0\x01\x05"
-        attribute = b"\x22\x02If\x2a" + _varint(len(inner)) + inner
+        graph = b"\x0a" + _varint(size)
+        inner = b"\x0a\x01g\x32" + _varint(len(graph) + size)
+        size += len(inner) + len(graph) + len(tail)
+        outer = b"\x22\x02If\x2a" + _varint(size)
+        heads.append(outer + inner + graph)
+        size += len(outer)
+    attribute = b"".join(reversed(heads)) + tail * depth
+    assert len(attribute) == size
     model = _model([_identity()]).SerializeToString()
     graph = b"\x0a" + _varint(len(attribute)) + attribute
     path = tmp_path / "net.onnx"
