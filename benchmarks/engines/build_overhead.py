@@ -15,8 +15,6 @@ The last ratio is that of processor time, which a busy machine does not change.
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
 import resource
 import shutil
 import statistics
@@ -30,16 +28,15 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "calibration"))
 
 from encoder import write_encoder
+from plain_api import APIS, durable
 
 from targets.engines import engine
-from targets.files import fsync_folder
-from targets.ondevice.session import import_runtime
 from targets.options import EngineOptions, OnnxRuntimeOptions, OpenVinoOptions, TensorRtOptions
 from targets.process import Limits, call_limited
 from targets.profile import TargetProfile, load_profile
 
 ROUNDS = 7
-ONE = "--one"
+PLAIN = Path(__file__).with_name("plain_api.py")
 
 
 def write_resnet(path: Path) -> None:
@@ -69,9 +66,6 @@ OPTIONS: dict[str, EngineOptions] = {
 def main() -> None:
     """Prints median times and the median of the ratios of each round, for each engine and net."""
     arguments = sys.argv[1:]
-    if arguments[:1] == [ONE]:
-        sides(arguments[1])[arguments[2]](Path(arguments[3]), Path(arguments[4]), profile(arguments[1]))
-        return
     rounds = int(arguments.pop(0)) if arguments and arguments[0].isdigit() else ROUNDS
     fresh = "fresh" in arguments
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +91,7 @@ def compare(name: str, model: Path, folder: Path, rounds: int, *, fresh: bool) -
             out = folder / "out"
             shutil.rmtree(out, ignore_errors=True)
             start, used = time.perf_counter(), cpu_s()
-            calls[side](model, out, profile(name))
+            calls[side](model, out)
             times[side].append(time.perf_counter() - start)
             cpu[side].append(cpu_s() - used)
     api, own, kept = (times[side][1:] for side in ("api", "ours", "durable"))  # the first round loads libraries
@@ -117,29 +111,31 @@ def compare(name: str, model: Path, folder: Path, rounds: int, *, fresh: bool) -
     print(f"{name:14}{model.stem:13}{kind:6}{shown}: {told}", flush=True)
 
 
-Side = Callable[[Path, Path, TargetProfile], None]
+Side = Callable[[Path, Path], None]
 
 
 def sides(name: str) -> dict[str, Side]:
     """What is compared, in this process."""
-    return {"api": APIS[name], "ours": ours, "durable": durable(APIS[name])}
+    return {"api": APIS[name], "ours": functools.partial(ours, name), "durable": durable(APIS[name])}
 
 
 def in_processes(name: str) -> dict[str, Side]:
     """The same, each in a process of its own; ours in the child that a run starts."""
-    alone = {side: functools.partial(in_process, name, side) for side in ("api", "durable")}
-    return {**alone, "ours": in_child}
+    alone: dict[str, Side] = {side: functools.partial(in_process, name, side) for side in ("api", "durable")}
+    return {**alone, "ours": functools.partial(in_child, name)}
 
 
-def in_process(name: str, side: str, model: Path, out: Path, _target: TargetProfile) -> None:
-    """A new Python that calls the runtime."""
-    subprocess.run([sys.executable, __file__, ONE, name, side, str(model), str(out)], check=True)
+def in_process(name: str, side: str, model: Path, out: Path) -> None:
+    """A new Python that calls the runtime, and imports nothing else."""
+    more = ["durable"] if side == "durable" else []
+    subprocess.run([sys.executable, str(PLAIN), name, str(model), str(out), *more], check=True)
 
 
-def in_child(model: Path, out: Path, target: TargetProfile) -> None:
+def in_child(name: str, model: Path, out: Path) -> None:
     """As `pipeline.stages.inference.build_engine` does it."""
     request = {
-        "model": str(model), "profile": target.model_dump(mode="json"), "precision": "fp32", "out_folder": str(out),
+        "model": str(model), "out_folder": str(out), "precision": "fp32",
+        "profile": profile(name).model_dump(mode="json"),
     }  # fmt: skip
     call_limited(
         "targets.engines.child:build_in_child", request, limits=Limits(timeout_s=3600.0), what=f"building {model.name}"
@@ -157,20 +153,6 @@ def ratios(own: list[float], other: list[float]) -> list[float]:
     return sorted(a / b for a, b in zip(own, other, strict=True))
 
 
-def durable(api: Side) -> Side:
-    """The API, and then what everyone needs who relies on its files: their hashes, and no loss with the power."""
-
-    def run(model: Path, out: Path, target: TargetProfile) -> None:
-        api(model, out, target)
-        for path in out.iterdir():
-            with path.open("rb") as stream:
-                hashlib.file_digest(stream, "sha256")
-                os.fsync(stream.fileno())
-        fsync_folder(out)
-
-    return run
-
-
 def profile(name: str) -> TargetProfile:
     """The host, with that engine."""
     host = load_profile("host")
@@ -178,59 +160,9 @@ def profile(name: str) -> TargetProfile:
     return host.model_copy(update={"engine": OPTIONS[name], "hardware": hardware, "alternatives": ()})
 
 
-def ours(model: Path, out: Path, target: TargetProfile) -> None:
+def ours(name: str, model: Path, out: Path) -> None:
     """This project."""
-    engine(target.engine.name).build(model, target, out, precision="fp32")
-
-
-def onnxruntime_api(model: Path, out: Path, target: TargetProfile) -> None:
-    """A session that writes what it optimised."""
-    runtime = import_runtime()
-    settings = runtime.SessionOptions()
-    settings.intra_op_num_threads = target.engine.threads
-    settings.log_severity_level = 3
-    out.mkdir()
-    settings.optimized_model_filepath = str(out / "engine.onnx")
-    runtime.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"])
-
-
-def openvino_api(model: Path, out: Path, target: TargetProfile) -> None:
-    """Read, compile, export."""
-    from targets.ondevice.openvino_module import import_openvino
-
-    openvino = import_openvino()
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_NUM_THREADS": target.engine.threads})
-    out.mkdir()
-    (out / "engine.blob").write_bytes(compiled.export_model().getvalue())
-
-
-def tensorrt_rtx_api(model: Path, out: Path, _target: TargetProfile) -> None:
-    """Parse, build, write the plan."""
-    import tensorrt_rtx as trt
-
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(model.read_bytes()):
-        raise RuntimeError(str(parser.get_error(0)))
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-    shapes = builder.create_optimization_profile()
-    source = network.get_input(0)
-    shapes.set_shape(source.name, *[(1, *source.shape[1:])] * 3)
-    config.add_optimization_profile(shapes)
-    out.mkdir()
-    (out / "engine.plan").write_bytes(bytes(builder.build_serialized_network(network, config)))
-
-
-APIS: dict[str, Side] = {
-    "onnxruntime": onnxruntime_api,
-    "openvino": openvino_api,
-    "tensorrt-rtx": tensorrt_rtx_api,
-}
+    engine(name).build(model, profile(name), out, precision="fp32")
 
 
 if __name__ == "__main__":
