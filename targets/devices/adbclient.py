@@ -24,7 +24,7 @@ _PASSED_ON: Final = (
 )  # fmt: skip
 _GONE: Final = re.compile(
     r"device .*(not found|offline)|no devices|still authorizing|unauthorized|error: closed|protocol fault|"
-    r"connection (reset|refused)|cannot connect to daemon|\bEOF\b|broken pipe",
+    r"connection (reset|refused)|couldn't read from device|cannot connect to daemon|\bEOF\b|broken pipe",
     re.IGNORECASE,
 )
 

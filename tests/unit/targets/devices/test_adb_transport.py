@@ -240,7 +240,14 @@ def test_complaints_are_printable(out: bytes, err: bytes) -> None:
     assert text.isprintable()
 
 
-@pytest.mark.parametrize("words", ["error: no devices/emulators found", "adb: error: protocol fault (no status)"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "error: no devices/emulators found",
+        "adb: error: protocol fault (no status)",
+        "adb: error: failed to copy 'a' to '/b': couldn't read from device",
+    ],
+)
 def test_words_for_a_loss(words: str) -> None:
     """What adb says of a lost way to a device is known; what it says of a file is not among that."""
     assert says_gone(words)
