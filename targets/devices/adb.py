@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
-from targets.devices.adbclient import AdbClient, complaint, no_client, out_of_time, says_gone
+from targets.devices.adbclient import AdbClient, broke_off, complaint, no_client, out_of_time, says_gone
 from targets.devices.answers import printable
 from targets.devices.transport import ShellResult, Transport, lost
 from targets.errors import DeviceError, EnvironmentFailure, InputError, RefusedError
@@ -180,7 +180,7 @@ class AdbTransport(Transport):
     def _push(self, local: Path, remote: str) -> None:
         child = self._adb(["push", "--", str(local), remote], _ASK_S + local.stat().st_size / _SLOWEST_BYTES_PER_S)
         if child.returncode:
-            self._check_there(child)
+            self._check_copy(child)
             raise DeviceError(
                 f"device {self.name!r} did not take {local.name}",
                 complaint(child),
@@ -192,12 +192,18 @@ class AdbTransport(Transport):
         patience_s = _ASK_S + max_bytes / _SLOWEST_BYTES_PER_S
         child = self._adb(["pull", "--", remote, str(local)], patience_s, file_bytes=max_bytes)
         if child.returncode or not local.is_file():
-            self._check_there(child)
+            self._check_copy(child)
             raise DeviceError(
                 f"device {self.name!r} did not give {remote}",
                 complaint(child),
                 "check that the device is up, then run the same command again",
             )
+
+    def _check_copy(self, child: ChildResult) -> None:
+        """The same of a copy; adb may list a device again before it tells that the copy was cut."""
+        self._check_there(child)
+        if broke_off(child):
+            raise lost(self.name, "the copy broke off")
 
     def _check_there(self, child: ChildResult) -> None:
         """Raises DeviceLost where adb's words, or its list of devices, say that the device has gone."""

@@ -106,6 +106,11 @@ def says_gone(text: str) -> bool:
     return _GONE.search(text) is not None
 
 
+def broke_off(child: ChildResult) -> bool:
+    """Whether a copy ended in its middle with no word on why: the way to the device was cut under it."""
+    return child.returncode != 0 and b"error" not in (child.stdout + child.stderr).lower()
+
+
 def complaint(child: ChildResult) -> str:
     """What adb complained of, for messages: its last line about an error, else its last; bounded and printable."""
     lines = [line.strip() for line in (child.stdout + b"\n" + child.stderr).decode("utf-8", "replace").splitlines()]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from targets.devices.adb import AdbTransport
-from targets.devices.adbclient import complaint, says_gone
+from targets.devices.adbclient import broke_off, complaint, says_gone
 from targets.errors import DeviceError, DeviceLost, EnvironmentFailure, InputError, RefusedError
 from targets.process import ChildResult
 
@@ -238,6 +238,14 @@ def test_complaints_are_printable(out: bytes, err: bytes) -> None:
     text = complaint(ChildResult(returncode=1, stdout=out, stderr=err, wall_s=0.0, peak_rss_bytes=0))
     assert 0 < len(text) <= 300
     assert text.isprintable()
+
+
+def test_a_copy_that_breaks_off_without_a_word() -> None:
+    """Progress and then nothing is a way that was cut; an error of adb's, or a copy that succeeded, is not."""
+    ended = {"wall_s": 0.0, "peak_rss_bytes": 0}
+    assert broke_off(ChildResult(returncode=1, stdout=b"[  3%] /x/sent\n", stderr=b"", **ended))
+    assert not broke_off(ChildResult(returncode=1, stdout=b"[  3%] /x\n", stderr=b"adb: error: cannot write", **ended))
+    assert not broke_off(ChildResult(returncode=0, stdout=b"[100%] /x/sent\n", stderr=b"", **ended))
 
 
 @pytest.mark.parametrize(
