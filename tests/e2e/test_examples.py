@@ -98,7 +98,7 @@ DATA: dict[str, Callable[[Path], list[str]]] = {
     "spoken_digits": recordings,
     "bccd": cells,
     "movielens": interactions,
-    "shapes": own("data.args={train = 48, others = 16, size = 32}"),
+    "shapes": own("data.args={train = 240, others = 40, size = 32}"),
     "diabetes": own(),
 }
 
