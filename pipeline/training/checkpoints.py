@@ -118,7 +118,16 @@ class Checkpoints:
                 remove_tree(self._place(epoch))
 
 
-_FAULTS: Final = (DamageError, OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
+_FAULTS: Final = (
+    DamageError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    SafetensorError,
+)
 
 
 def _sealed(document: Mapping[str, Any]) -> str:
@@ -137,10 +146,12 @@ def _read(folder: Path, epoch: int) -> Checkpoint | None:
         DamageError: A file is missing, no plain file, or not what was written; what else may be raised is `_FAULTS`.
     """
     document = json.loads(_bytes(folder / "state.json", _MAX_STATE_BYTES))
+    if document.get("schema") != _SCHEMA:
+        return None
     seal = document.pop(_SEAL, None)
     if seal != _seal(document):
         raise DamageError("its state does not match its checksum")
-    if (document["schema"], document["epoch"], document["torch"]) != (_SCHEMA, epoch, torch.__version__):
+    if (document["epoch"], document["torch"]) != (epoch, torch.__version__):
         return None
     data = _bytes(folder / "tensors.safetensors", document["bytes"])
     if document["sha256"] != sha256_bytes(data):

@@ -11,6 +11,7 @@ there), ``mid`` (it has run, nothing is published), ``blobs`` (its files have th
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -109,14 +110,21 @@ def run(request: Mapping[str, Any]) -> None:
     main.main()
 
 
+def die_with_parent() -> None:
+    """Whoever stops the test stops this, too (PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def serve() -> None:
     """Answers requests until there are no more."""
+    die_with_parent()
     for name in ALL if "--all" in sys.argv else HEAVY:
         importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
+            die_with_parent()
             try:
                 run(request)
             except SystemExit as stop:

@@ -43,7 +43,7 @@ RECIPES: Final = {
     % (
         "",
         "false",
-        'formats = ["fp16"]\nqat = "on"\nqat_epochs = 1\nalgorithms = []\nmethod = "minmax"',
+        'qat = "on"\nqat_epochs = 1\nalgorithms = []\nmethod = "minmax"',
     )
     + """
 [train]
@@ -65,7 +65,7 @@ ratio = 0.3
 epochs = 2
 batch_size = 32
 [build]
-candidates = ["fp16", "int8"]
+candidates = ["int8"]
 """,
     "given": _OPEN % ('weights = "given.safetensors"', "false", 'algorithms = []\nqat = "off"\nmethod = "minmax"')
     + """
@@ -91,7 +91,7 @@ onnx = "net.onnx"
 candidates = ["fp32"]
 """,
     "latency": _OPEN.replace("width = 8", "width = 64")
-    % ("", "true", 'algorithms = []\nqat = "off"\nmethod = "minmax"')
+    % ("", "true\nlayers = true", 'algorithms = []\nqat = "off"\nmethod = "minmax"')
     + """
 [train]
 epochs = 1
@@ -114,8 +114,9 @@ accuracy_drop = 1.0
 [benchmark]
 measure = false
 [build]
-candidates = ["fp32", "int8"]
+candidates = ["fp32", "int8", "int8-dynamic"]
 [quantize]
+formats = ["int8-dynamic"]
 algorithms = []
 method = "minmax"
 sensitivity = "off"
@@ -173,14 +174,16 @@ def _weights(dice: np.random.Generator) -> dict[str, np.ndarray]:
 def _net(dice: np.random.Generator) -> onnx.ModelProto:
     tensors = [
         numpy_helper.from_array(dice.normal(0, 0.4, shape).astype(np.float32), name)
-        for name, shape in (("w", (4, 1, 3, 3)), ("head", (4, 3)))
+        for name, shape in (("w", (4, 1, 3, 3)), ("wide", (4, 128)), ("square", (128, 128)), ("head", (128, 3)))
     ]
     nodes = [
         helper.make_node("Conv", ["image", "w"], ["conv"], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["conv"], ["relu"]),
         helper.make_node("GlobalAveragePool", ["relu"], ["pool"]),
         helper.make_node("Flatten", ["pool"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "head"], ["logits"]),
+        helper.make_node("MatMul", ["flat", "wide"], ["first"]),
+        helper.make_node("MatMul", ["first", "square"], ["second"]),
+        helper.make_node("MatMul", ["second", "head"], ["logits"]),
     ]
     ports = [
         helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 8, 8]),
