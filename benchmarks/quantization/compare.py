@@ -1,6 +1,6 @@
 """int8 of this project beside ONNX Runtime's, NNCF's and Model-Optimizer's: same net, same samples, same runtime.
 
-    compare.py NET... --peers FOLDER [--work FOLDER] [--samples 512] [--time-budget-s 300]
+    compare.py NET... --peers FOLDER [--work FOLDER] [--samples 512] [--time-budget-s 300] [--target-snr-db 45]
 
 NET is a folder with ``model.onnx``, ``calibration.npz`` (arrays named like the inputs) and ``test.npz`` (the same, and
 ``labels``). Peers run in the environments that `peers.sh` made in FOLDER. All files are run by the ONNX Runtime of this
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--test-samples", type=int, default=10_000)
     parser.add_argument("--scheme", default="ort-x86")
     parser.add_argument("--time-budget-s", type=float, default=300.0)
+    parser.add_argument("--target-snr-db", type=float, default=45.0, help="what is enough for ours; recipes say 40")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     asked = parser.parse_args()
     for net in asked.nets:
@@ -150,6 +151,7 @@ def ours(net: Path, folder: Path, out: Path, asked: argparse.Namespace) -> None:
             "threads": 1,
             "batch_size": 32,
             "time_budget_s": asked.time_budget_s,
+            "target_snr_db": asked.target_snr_db,
             "out_folder": str(own),
         }
     )
