@@ -253,7 +253,8 @@ class _Training:
         generators = restore(
             found, self._progress, self._model, self._loss, self._optimizer, self._ema, self._after_step
         )
-        torch.set_rng_state(generators[self._fabric.global_rank])
+        # A copy, for torch 2.13 does not heed where in its storage a state begins: a view of a row crashes it.
+        torch.set_rng_state(generators[self._fabric.global_rank].clone())
         for _ in range(self._progress.epoch):
             self._order.permutation(len(self._train))
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.training import Schedule
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 
 if TYPE_CHECKING:
@@ -159,6 +161,25 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> No
     assert again.epoch == 2
     (tmp_path / "here" / "epoch-000002" / "state.json").write_text("{", encoding="utf-8")
     assert store.latest() is None
+
+
+def test_random_numbers_are_taken_up_wherever_they_lie(
+    tmp_path: Path,
+    world: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Promise: a state that is a part of a larger tensor, as each process's is, is read as it is (torch does not)."""
+    constant = Schedule(kind="constant")
+    whole = world.fit(world.graph(dropout=0.5), epochs=2, schedule=constant)
+    world.fit(world.graph(dropout=0.5), epochs=1, schedule=constant, checkpoints=tmp_path / "c")
+    found = Checkpoints(tmp_path / "c").latest()
+    assert found is not None
+    state = found.tensors["rng.torch"]
+    part = torch.zeros(state.numel() + 16, dtype=torch.uint8)[16:].view(state.shape).copy_(state)
+    tensors = {**found.tensors, "rng.torch": part}
+    monkeypatch.setattr(Checkpoints, "latest", lambda _: replace(found, tensors=tensors))
+    again = world.fit(world.graph(dropout=0.5), epochs=2, schedule=constant, checkpoints=tmp_path / "c")
+    assert again == whole
 
 
 def test_the_last_good_checkpoint_outlives_a_loss_of_nan(tmp_path: Path, world: Any) -> None:  # noqa: ANN401
