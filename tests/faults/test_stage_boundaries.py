@@ -162,5 +162,6 @@ def test_the_routes_go_through_every_stage(routes: ModuleType, tmp_path: Path) -
     for route in ROUTES:
         recipe = load_recipe(routes.make_project(route, tmp_path / route), ())
         names |= {type(node.stage) for node in compose(recipe, load_profile("host")).nodes}
-    missing = {stage.__name__ for stage in Stage.__subclasses__()} - {stage.__name__ for stage in names}
+    ours = {stage for stage in Stage.__subclasses__() if stage.__module__.startswith("pipeline.")}
+    missing = {stage.__name__ for stage in ours} - {stage.__name__ for stage in names}
     assert missing <= {"HalveStage"}, missing  # only for GPUs, which fp16 pays on

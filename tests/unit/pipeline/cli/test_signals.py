@@ -36,6 +36,12 @@ _CHILD = (
 )
 
 
+def _heed_all() -> None:
+    """A background shell ignores SIGINT for its children, nohup SIGHUP."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def _ended(tmp_path: Path, *sent: signal.Signals, wait: str = _SLEEP, cleaning: str = "pass") -> tuple[int, str]:
     """Exit code and stderr of a command that is at work when the signals come."""
     ready = tmp_path / "ready"
@@ -44,7 +50,7 @@ def _ended(tmp_path: Path, *sent: signal.Signals, wait: str = _SLEEP, cleaning: 
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - a background shell ignores it
+        preexec_fn=_heed_all,  # noqa: PLW1509 - no threads here
     ) as process:
         for number in sent:
             while not (ready.exists() and ready.read_text()):
