@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SHARES: Final = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 _DEPTH: Final = (0.2, 0.4)
+_ONE_ROUND: Final = {"rounds": 1, "budget_s": 8.0}  # the target itself varies: that it is met to 5 % is no matter
 _SEEN: Final = 400_000  # training samples that a distillation sees in all, if that makes a sensible number of epochs
 _EPOCHS: Final = (8, 40)
 _MACS_A_SECOND: Final = 1e10  # of training, forward and backward, on a core or two: an order of magnitude is enough
@@ -77,6 +78,8 @@ def _prune(recipe: Recipe, profile: TargetProfile, facts: Facts) -> dict[str, An
     asked = next((key for key in TARGETS if recipe.prune and getattr(recipe.prune, key) is not None), None)
     key = asked or _measure(recipe, profile)
     space: dict[str, Any] = {f"prune.{key}": _amounts(recipe, key, may_be_off=asked is None)}
+    if asked is None and key == "latency_ratio":
+        space["prune.latency"] = [_ONE_ROUND]
     space["prune.criterion"] = _criteria(recipe, facts)
     if key not in {"latency_ratio", "latency_ms"}:  # those are allocated over the whole net anyway
         space["prune.scope"] = ["local", "global"]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pipeline.recipe import Recipe
     from pipeline.search.candidates import Tried
+    from pipeline.search.proxies import Glance
     from pipeline.search.space import Space
     from pipeline.search.study import Given
 
@@ -31,6 +32,7 @@ def document(
     leader: Tried | None,
     given_up: Sequence[Given],
     confirmed: Mapping[int, Mapping[str, Any]],
+    glances: Mapping[int, Glance],
 ) -> dict[str, Any]:
     """The content of ``search.json``: the same findings give the same text, whenever they were made."""
     assert recipe.search is not None
@@ -44,7 +46,7 @@ def document(
         "trials_asked": recipe.search.trials,
         "budget": recipe.budget.model_dump(mode="json", exclude_none=True),
         "varied": [variable.key for variable in space],
-        "trials": [_row(one, confirmed) for one in tried],
+        "trials": [_row(one, confirmed, glances) for one in tried],
         "given_up": [
             {"number": one.number, "point": dict(one.point), "reason": one.reason, "failed": one.failed}
             for one in given_up
@@ -71,12 +73,13 @@ def _settings(leader: Tried | None, seen: Mapping[str, Any] | None) -> dict[str,
     return {} if leader is None else {**leader.point, **((seen or {}).get("settings") or {})}
 
 
-def _row(one: Tried, confirmed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def _row(one: Tried, confirmed: Mapping[int, Mapping[str, Any]], glances: Mapping[int, Glance]) -> dict[str, Any]:
     return {
         "number": one.number,
         "point": dict(one.point),
         "engine": one.engine.to_json(),
         "feasible": one.feasible,
         "excesses": [excess.text() for excess in one.excesses],
+        "before_training": glances[one.number].to_json() if one.number in glances else None,
         "confirmed": dict(confirmed[one.number]) if one.number in confirmed else None,
     }

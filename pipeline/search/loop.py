@@ -106,6 +106,7 @@ class Search:
         begin, failures = time.monotonic(), 0
         budget_s = self._section.time_budget_s
         trying_s = budget_s * self._section.screening_share if budget_s and self._shortened else budget_s
+        self._keep_best()  # killed between a trial and this, an earlier call left it undone
         while trying_s is None or time.monotonic() - begin < trying_s:
             claim = self.study.claim()
             if claim is None:
@@ -122,10 +123,7 @@ class Search:
                     self.study.given_up()[-1].reason,
                     "mend the recipe: run it once with `edgepress run`",
                 )
-            if self._shortened:
-                self._bundle_as_screened()
-            else:
-                self._confirm_leader(feasible_only=True)
+            self._keep_best()
             self._write()
         if self._shortened:
             self._run_finals(None if budget_s is None else begin + budget_s)
@@ -155,6 +153,13 @@ class Search:
             TrialFinished(number=claim.number, outcome=_told(engine.to_json(), [e.text() for e in excesses]))
         )
         return True
+
+    def _keep_best(self) -> None:
+        """Puts what leads into ``best/``: after a full run of it, or as it was screened where that is dear."""
+        if self._shortened:
+            self._bundle_as_screened()
+        else:
+            self._confirm_leader(feasible_only=True)
 
     def _confirm_leader(self, *, feasible_only: bool) -> None:
         """Runs the whole recipe of whatever leads, until the leader is confirmed; its bundle becomes the best.
@@ -255,6 +260,7 @@ class Search:
             leader=leader,
             given_up=self.study.given_up(),
             confirmed=self.study.confirmed(),
+            glances={one.number: glance for glance, one in self.study.glances()},
         )
         write_documents(found, self._folder)
         return SearchResult(target=self._profile.name, folder=self._folder, found=found)

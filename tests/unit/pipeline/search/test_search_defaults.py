@@ -42,7 +42,8 @@ def test_only_a_budget_gets_pruning_depth_and_distillation(tmp_path: Path) -> No
     profile = load_profile("x86-64-avx2")
     found = prepared(recipe(tmp_path), profile, ALL)
     assert keys(found) == {
-        "prune.latency_ratio", "prune.criterion", "depth.share", "distill.alpha", "distill.temperature",
+        "prune.latency_ratio", "prune.latency", "prune.criterion", "depth.share",
+        "distill.alpha", "distill.temperature",
     }  # fmt: skip
     space, dice = search_space(found, profile), random.Random(0)
     sections = set()
