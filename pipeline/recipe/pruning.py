@@ -74,7 +74,9 @@ class PruneSection(Section):
         Literal["whole", "leave_out"],
         Field(description="channels under a layer norm or mean: left whole, or left out of the statistic"),
     ] = "whole"
-    samples: Annotated[PositiveInt, Field(description="training samples that data-driven criteria look at")] = 256
+    samples: Annotated[
+        PositiveInt, Field(description="training samples that data-driven criteria look at; by default at most 256")
+    ] = 256
     protect: Annotated[list[str], Field(description="module paths (globs allowed) that keep all their channels")] = []
     schedule: Annotated[
         Literal["one_shot", "linear", "cubic"], Field(description="all at once, or in steps with fine-tuning between")

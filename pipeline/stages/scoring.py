@@ -60,7 +60,7 @@ def score_units(
     def loss(outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
         return task.loss(outputs, labels, label_smoothing=0.0)
 
-    samples = _draw(data["train"].bound(names), prune.samples, seed) if prune.criterion in SAMPLED else None
+    samples = _draw(data["train"].bound(names), prune, seed) if prune.criterion in SAMPLED else None
     evidence = Evidence(
         seed=seed, samples=samples, loss=loss if task.needs_labels else None, on_share=_seldom(on_share)
     )
@@ -81,10 +81,12 @@ def _seldom(on_share: Callable[[float], None]) -> Callable[[float], None]:
     return tell
 
 
-def _draw(split: Split, count: int, seed: int) -> Split:
+def _draw(split: Split, prune: PruneSection, seed: int) -> Split:
+    """As many samples as the recipe says; of its default as many as there are."""
     import numpy as np
 
-    if len(split) < count:
+    count = prune.samples
+    if len(split) < count and "samples" in prune.model_fields_set:
         raise InputError(
             f"prune.samples = {count} cannot be had",
             f"the training split has {len(split)} samples",
