@@ -182,7 +182,9 @@ class Search:
             self._observer(Notice(text=f"trial {number + 1} cannot be finished: {error.what}: {error.why}"))
             self.study.confirm(number, met_budget=False, shipped=None)
             return None
-        engine = full.engine if self._shortened else None
+        engine = None
+        if self._shortened:  # where the uncompressed model ships, the candidate's own best says what it reached
+            engine = full.engine or best_engine(full.engines, self._recipe.budget, self._section.objectives[0])[0]
         self.study.confirm(number, met_budget=full.met_budget, shipped=full.shipped, engine=engine, settings=settings)
         if leader.feasible and not full.met_budget:
             self._observer(Notice(text=f"trial {number + 1} did not hold its figures in a full measurement"))
