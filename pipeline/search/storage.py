@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from targets.errors import EdgepressError, EnvironmentFailure, InputError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+
+
+_A_DRIVER: Final = "install the driver of that database"
+_DRIVERS: Final = {
+    "postgresql": "pip install 'psycopg[binary]'",
+    "mysql": "pip install mysqlclient",
+    "redis": "pip install redis",
+}
 
 
 def open_storage(place: str) -> BaseStorage:
@@ -32,7 +40,7 @@ def open_storage(place: str) -> BaseStorage:
         return _redis(place) if place.startswith("redis") else optuna.storages.RDBStorage(place)
     except ImportError as error:
         raise EnvironmentFailure(
-            f"cannot open the study at {_public(place)}", str(error), "install the driver of that database"
+            f"cannot open the study at {_public(place)}", str(error), _DRIVERS.get(place.partition("://")[0], _A_DRIVER)
         ) from error
     except Exception as error:  # each database raises its own
         raise InputError(

@@ -67,7 +67,7 @@ def edgepress(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
             cwd=cwd,
             env={**os.environ, "EDGEPRESS_CACHE": str(cache), **(env or {})},
             umask=umask,
-            timeout=2400,
+            timeout=240,
         )
 
     return call

@@ -33,13 +33,13 @@ benchmark = { mode = "quick", budget_s = 2.0 }
 @pytest.fixture
 def database() -> Iterator[str]:
     """URL of an empty database; its server lives as long as the test."""
-    pytest.importorskip("psycopg2", reason="the driver of PostgreSQL")
+    pytest.importorskip("psycopg", reason="the driver of PostgreSQL")
     initdb, postgres = shutil.which("initdb"), shutil.which("postgres")
     if initdb is None or postgres is None:
         pytest.skip("needs PostgreSQL's initdb and postgres")
     initdb, postgres = (str(Path(program).resolve()) for program in (initdb, postgres))  # they look beside themselves
     user = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as root
-    with tempfile.TemporaryDirectory(prefix="edgepress-pg-") as folder, socket.socket() as probe:
+    with tempfile.TemporaryDirectory(prefix="edgepress-pg-", dir="/tmp") as folder, socket.socket() as probe:
         if user is not None:
             shutil.chown(folder, user)
         data = f"{folder}/data"
@@ -58,13 +58,13 @@ def database() -> Iterator[str]:
 
 
 def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    import psycopg2  # type: ignore[import-not-found, unused-ignore]
+    import psycopg  # type: ignore[import-not-found, unused-ignore]
 
     for _ in range(600):
         assert server.poll() is None, "the server ended"
         try:
-            psycopg2.connect(host="127.0.0.1", port=port, user="search", dbname="postgres").close()
-        except psycopg2.OperationalError:
+            psycopg.connect(host="127.0.0.1", port=port, user="search", dbname="postgres").close()
+        except psycopg.OperationalError:
             time.sleep(0.1)
         else:
             return
@@ -105,7 +105,7 @@ def test_a_database_that_does_not_answer_is_told_in_three_lines(
     edgepress: Callable[..., Any], project: SimpleNamespace, tmp_path: Path
 ) -> None:
     """Promise: a wrong URL ends at once, without a traceback and without the password."""
-    pytest.importorskip("psycopg2", reason="the driver of PostgreSQL")
+    pytest.importorskip("psycopg", reason="the driver of PostgreSQL")
     path = project.folder / "recipe.toml"
     path.write_text(path.read_text(encoding="utf-8") + SEARCH, encoding="utf-8")
     url = "postgresql://me:secret@127.0.0.1:1/none"
