@@ -45,7 +45,8 @@ TITLES: Final = {
 }
 RUNTIMES: Final = ("openvino", "tensorrt", "tensorrt-rtx")
 _LEARNING: Final = ("train", "finetune", "prune", "distill")
-_METRICS: Final = ("accuracy", "parameters", "macs", "size_bytes", "latency_ms", "peak_memory_bytes")
+_METRICS: Final = ("accuracy", "parameters", "macs", "size_bytes")
+_MEASURED: Final = ("latency_ms", "peak_memory_bytes")
 _VERSIONS: Final = ("edgepress", "torch", "lightning-fabric", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -202,7 +203,9 @@ def _stage(stage: Artifact, candidates: Sequence[Mapping[str, Any]]) -> dict[str
     """One stage; what was found out later about an engine stands with the stage that built it."""
     results = stage.results
     engine = next((row for row in candidates if stage.node == f"build:{row['name']}"), {})
-    metrics = {name: value for name in _METRICS if (value := results.get(name, engine.get(name))) is not None}
+    told = {name: results.get(name, engine.get(name)) for name in _METRICS}
+    measured = {name: engine.get(name) for name in _MEASURED}  # with intervals; a stage's own figures have none
+    metrics = {name: value for name, value in {**told, **measured}.items() if value is not None}
     known = {*metrics, "curve", "widths", "frozen", "rounds", "metric", "beside"}
     return {
         "stage": stage.node,

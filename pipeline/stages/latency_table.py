@@ -50,7 +50,7 @@ class LatencyTableStage(Stage[LatencyTableInputs]):
     """
 
     name = "latency_table"
-    version = 1
+    version = 2
     consumes = LatencyTableInputs
     produces = LatencyTable
     measured = True
@@ -123,7 +123,7 @@ class LatencyTableStage(Stage[LatencyTableInputs]):
             "precision": self.precision,
             "device": self.device,
             "nets": len(nets),
-            "latency_ms": times[0].total_ms,
+            "dense_ms": times[0].total_ms,
             "least_ms": times[1].total_ms,
             "fit_error_mean_ratio": round(float(own.mean()), 4),
             "unseen_error_mean_ratio": round(float(held.mean()), 4),

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pipeline.artifacts import Artifact, CandidateBuild, DatasetInfo, QuantizedModel, TorchModel
+from pipeline.artifacts import Artifact, CandidateBuild, DatasetInfo, LatencyTable, QuantizedModel, TorchModel
 from pipeline.events import CandidateDropped
 from pipeline.reporting.compose import RunFacts, compose_run
 from pipeline.reporting.render import render_report
@@ -194,6 +194,14 @@ def test_full_run(tmp_path: Path) -> None:
     assert [row["tensor"] for row in run["calibration"]] == ["u", "t"], "widest first"
     assert run["inspect"]["nodes"] == {"QLinearConv": {"int8": 2}, "Cast": {"other": 1}}
     assert set(run["curves"]) == {"train", "distill"}
+
+
+def test_a_figure_without_interval_is_a_detail(tmp_path: Path) -> None:
+    """Promise: whatever a stage calls its own figures, the report is written; latency is that of engines."""
+    made = _Run(tmp_path)
+    made.stages.append(made.make(LatencyTable, "latency_table", {"latency_ms": 0.1, "peak_memory_bytes": 7, "nets": 6}))
+    row = next(row for row in made.compose()["stages"] if row["stage"] == "latency_table")
+    assert (row["metrics"], row["detail"]) == ({}, {"latency_ms": 0.1, "peak_memory_bytes": 7, "nets": 6})
 
 
 def test_warnings_of_a_teacher_are_told(tmp_path: Path) -> None:
