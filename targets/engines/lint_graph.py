@@ -60,24 +60,28 @@ class GraphView:
 
         None for anything else, and for data outside a file that is not known.
         """
-        tensor = self._initializers.get(name)
         maker = self._makers.get(name)
-        if tensor is None and maker is not None and maker.op_type == "Constant":
-            tensor = next((a.t for a in maker.attribute if a.name == "value"), None)
-        if tensor is None and maker is not None and maker.op_type == "Expand":
+        if maker is not None and maker.op_type == "Expand":
             return self._laid_out(maker)
+        return self._written(name)
+
+    def _written(self, name: str) -> NDArray[np.generic] | None:
+        tensor = self._tensor(name)
         if tensor is None or (self._path is None and self._external(tensor)):
             return None
         return tensor_array(self._path or Path(), tensor)
 
+    def _tensor(self, name: str) -> onnx.TensorProto | None:
+        maker = self._makers.get(name)
+        if maker is not None and maker.op_type == "Constant":
+            return next((a.t for a in maker.attribute if a.name == "value"), None)
+        return self._initializers.get(name)
+
     def _laid_out(self, node: onnx.NodeProto) -> NDArray[np.generic] | None:
-        one, shape = (self._initializers.get(name) for name in node.input[:2])
-        if one is None or shape is None or self._external(one) or self._external(shape):
-            return None  # small as they are, they would lie in the graph
-        number, sizes = (tensor_array(self._path or Path(), tensor) for tensor in (one, shape))
-        if number.size != 1 or sizes.shape != (1,) or not 0 < sizes[0] <= _MOST_CHANNELS:
+        one, sizes = (self._written(name) for name in node.input[:2])
+        if one is None or sizes is None or one.size != 1 or sizes.shape != (1,) or not 0 < sizes[0] <= _MOST_CHANNELS:
             return None
-        return np.broadcast_to(number.reshape(1), (int(sizes[0]),))
+        return np.broadcast_to(one.reshape(1), (int(sizes[0]),))
 
     def maker(self, name: str) -> onnx.NodeProto | None:
         """The node that writes a tensor."""
@@ -91,12 +95,14 @@ class GraphView:
         """Numpy's name of a tensor's element type, None where the file does not say it."""
         import onnx
 
-        if name in self._initializers:
-            number = self._initializers[name].data_type
+        tensor, maker = self._tensor(name), self._makers.get(name)
+        if tensor is None and maker is not None and maker.op_type == "Expand":  # it lays out what it reads
+            tensor = self._tensor(maker.input[0])
+        if tensor is not None:
+            number = tensor.data_type
+        elif maker is not None and maker.op_type == DEQUANTIZE:  # it gives the type of its scale
+            return self.type_of(maker.input[1])
         else:
-            maker = self._makers.get(name)
-            if maker is not None and maker.op_type == DEQUANTIZE:  # it gives the type of its scale
-                return self.type_of(maker.input[1])
             number = self._types.get(name, 0)
         try:
             return str(onnx.helper.tensor_dtype_to_np_dtype(number).name)

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
 _FIX: Final = "quantise with scheme 'trt'"
 _BIAS: Final = 2
+_ZERO_POINT: Final = 2
 _TYPES: Final = frozenset({"int8", "int4", "float8_e4m3fn"})
 
 
 def lint_tensorrt(model: onnx.ModelProto, path: Path | None = None) -> list[Fault]:
     """Faults of an opened model, in graph order within each rule; a float model has none.
 
-    Rules: zero points are 0 and of a signed type; scales are positive, and constant; a scale and its zero point have
-    one size; activations have one scale; weights have one, or one for each index of their axis; biases are float;
-    floating types around one operator agree; no operator that reads or writes integers itself (QLinearConv, ...).
+    Rules: zero points are 0, of a signed type and stored (a scale may be laid out by a node); scales are positive, and
+    constant; a scale and its zero point have one size; activations have one scale; weights have one, or one for each
+    index of their axis; biases are float; floating types around one operator agree; no operator that reads or writes
+    integers itself (QLinearConv, ...).
     """
     view = GraphView(model, path)
     return [
@@ -53,9 +55,17 @@ def _zero_points(view: GraphView) -> list[Fault]:
             found.append(fault(node, "it has no zero point, which means uint8", f"write int8 zero points of 0: {_FIX}"))
         elif zero is not None and zero.any():
             found.append(fault(node, "its zero point is not 0", f"quantise symmetrically: {_FIX}"))
+        elif zero is not None and _is_laid_out(view, node):
+            found.append(fault(node, "its zero point is laid out by a node", "store one zero point for each scale"))
         elif kind == "uint8" or (kind is not None and kind not in _TYPES and not _is_bias(view, node)):
             found.append(fault(node, f"TensorRT takes no {kind} here", f"use int8: {_FIX}"))
     return found
+
+
+def _is_laid_out(view: GraphView, quantiser: onnx.NodeProto) -> bool:
+    """Whether an operator reads the integers of a zero point: TensorRT has constants of 8 bits for Q and DQ alone."""
+    maker = view.maker(quantiser.input[_ZERO_POINT])
+    return maker is not None and maker.op_type == "Expand"
 
 
 def _is_bias(view: GraphView, dequantiser: onnx.NodeProto) -> bool:

@@ -18,8 +18,12 @@ from calibration.samples import CalibrationSet
 from calibration.session import Session
 from calibration.torchexec import TorchGraph
 from calibration.torchlearn import to_tensors
+from targets.engines.asked import asked_for
+from targets.engines.lint_graph import GraphView
+from targets.engines.lint_onnxruntime import lint_onnxruntime
+from targets.engines.lint_tensorrt import lint_tensorrt
 from targets.onnxfile import open_onnx
-from targets.scheme import scheme
+from targets.scheme import SCHEMES, scheme
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,6 +81,32 @@ def test_the_runtime_leaves_it_in_float(kind: str, images: NDArray[np.float32], 
     answer = Session(out, threads=1, optimize=True).run(None, {"x": images})[0]
     in_torch = TorchGraph(graph.model)(to_tensors({"x": images}))["y"].detach().numpy()
     assert snr_db(answer, in_torch) > 45.0
+
+
+@pytest.mark.parametrize("dialect", sorted(SCHEMES))
+def test_linters_read_the_scales_it_lays_out(dialect: str, images: NDArray[np.float32], tmp_path: Path) -> None:
+    """A dialect with a layer left in float passes its linter; TensorRT's names a reading by channel."""
+    source, out = tmp_path / "net.onnx", tmp_path / "q.onnx"
+    onnx.save(chain("convolution", np.random.default_rng(0)), source)
+    table = collect(source, CalibrationSet({"x": images}, batch_size=20), threads=1)
+    quantize_model(source, table, scheme(dialect), "minmax", out, float_nodes=["middle"])
+    model = open_onnx(out)
+    reading = [node for node in model.graph.node if node.name == "middle__read"]
+    assert asked_for(model, "int8") == 2
+    assert lint_onnxruntime(model) == []
+    said = [fault for fault in lint_tensorrt(model) if "middle__read" in fault.where]
+    if dialect == "trt":
+        assert (reading, lint_tensorrt(model)) == ([], [])
+        return
+    view, single = GraphView(model), GraphView(model).constant("r0__scale")
+    assert single is not None
+    scales = view.constant(reading[0].input[1])
+    assert scales is not None
+    assert (scales.tolist(), view.type_of(reading[0].input[1])) == ([single.item()] * 8, "float32")
+    zeros = view.zero_point(reading[0])
+    assert zeros is not None
+    assert (zeros.shape, zeros.dtype) == ((8,), np.uint8)
+    assert any("one scale for each channel" in fault.what for fault in said)
 
 
 def test_scales_that_are_learned_reach_its_reading(images: NDArray[np.float32], tmp_path: Path) -> None:

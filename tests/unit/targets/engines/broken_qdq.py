@@ -90,6 +90,20 @@ def scalar_zero_point() -> onnx.ModelProto:
     return _put(good(), w_zero=np.int8(0))
 
 
+def laid_out(model: onnx.ModelProto, quantiser: str, index: int, channels: int, number: object) -> onnx.ModelProto:
+    """Its scale (index 1) or zero point (2) is one number that Expand lays out along channels; the sizes are a node."""
+    sizes = helper.make_node("Constant", [], [f"sizes_{index}"], value=numpy_helper.from_array(np.array([channels])))
+    expand = helper.make_node("Expand", [f"one_{index}", f"sizes_{index}"], [f"laid_{index}"], f"lay_{index}")
+    next(node for node in model.graph.node if node.name == quantiser).input[index] = f"laid_{index}"
+    model.graph.node.insert(0, expand)
+    model.graph.node.insert(0, sizes)
+    return _put(model, **{f"one_{index}": number})
+
+
+def laid_out_zero_point() -> onnx.ModelProto:
+    return laid_out(good(), "dq_w", 2, 4, np.int8(0))
+
+
 def wrong_axis() -> onnx.ModelProto:
     model = good()
     model.graph.node[2].attribute[0].i = 1
@@ -134,6 +148,7 @@ REFUSED_BY_TENSORRT: dict[Callable[[], onnx.ModelProto], str] = {
     integer_bias: "'conv' .*bias is stored as integers",
     zero_activation_scale: "'q' .*scales must be positive",
     zero_weight_scale: "'dq_w' .*scales must be positive",
+    laid_out_zero_point: "'dq_w' .*zero point is laid out by a node",
     scalar_zero_point: "'dq_w' .*zero point has 1 values and its scale 4",
     wrong_axis: "'dq_w' .*4 scales along axis 1 of a tensor of shape",
     float_scales_in_half: "'conv' .*float16 and float32",

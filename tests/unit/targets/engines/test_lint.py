@@ -122,6 +122,23 @@ def test_channel_scales_of_activations_are_refused() -> None:
     assert "one scale for each channel" in _said([*lint_tensorrt(model)])
 
 
+def test_a_scale_that_a_node_lays_out_is_a_number() -> None:
+    """One number along channels is read as those numbers: taken where it fits, named where it is 0 or too few."""
+    good = broken.laid_out(broken.good(), "dq_w", 1, 4, np.float32(0.01))
+    onnx.checker.check_model(good, full_check=True)
+    assert lint_tensorrt(good) == lint_onnxruntime(good) == []
+    assert "scales must be positive" in _said(
+        [*lint_tensorrt(broken.laid_out(broken.good(), "dq_w", 1, 4, np.float32(0)))]
+    )
+    few = broken.laid_out(broken.good(), "dq_w", 1, 3, np.float32(0.01))
+    for lint in (lint_tensorrt, lint_onnxruntime):
+        assert "3 scales along axis 0 of a tensor of shape [4, 3, 3, 3]" in _said([*lint(few)])
+    half = broken.laid_out(broken.good(), "dq", 1, 3, np.float16(0.02))
+    said = _said([*lint_tensorrt(half)])
+    assert "one scale for each channel" in said
+    assert "'conv' (Conv): its inputs are of types float16 and float32" in said
+
+
 def test_the_engine_refuses_what_its_linter_finds(tmp_path: Path) -> None:
     """`Engine.check` says what the linter finds, and a build stops there."""
     path = tmp_path / "broken.onnx"

@@ -131,6 +131,17 @@ def test_what_the_vendor_refuses_our_linter_refused_first(make: Callable[[], onn
 
 
 @rtx
+def test_the_vendor_takes_a_scale_that_a_node_lays_out(tmp_path: Path) -> None:
+    """What the linter lets pass there is built: one number along the channels of a weight."""
+    import numpy as np
+
+    model = tmp_path / "model.onnx"
+    model.write_bytes(broken.laid_out(broken.good(), "dq_w", 1, 4, np.float32(0.01)).SerializeToString())
+    build = engine("tensorrt-rtx").build(model, target(), tmp_path / "out", precision="int8")
+    assert (build.folder / build.file).stat().st_size > 10_000
+
+
+@rtx
 @without_gpu
 def test_rtx_engines_are_not_opened_without_a_gpu(tmp_path: Path) -> None:
     """`runs` says why, opening is refused as an error of the device, and nothing crashes; its plan is no model."""
