@@ -89,6 +89,8 @@ class TensorRtOptions(Section):
         version_compatible: Whether later versions of TensorRT may load the engine (needs the lean runtime).
         hardware_compatible: Whether other GPUs of Ampere and later may load it (costs speed).
         compute_capabilities: GPUs that a TensorRT-RTX engine is built for.
+        weights: How those of int8 models lie in the graph: ``int8`` behind DequantizeLinear, which TensorRT reads from
+            10 on, or ``float`` behind QuantizeLinear too, four times as large and all that 8.6 reads.
         sparsity: Patterns of zeros in weights that the GPU multiplies faster, and the builder may make use of.
     """
 
@@ -103,6 +105,7 @@ class TensorRtOptions(Section):
     version_compatible: bool = False
     hardware_compatible: bool = False
     compute_capabilities: tuple[ComputeCapability, ...] = ()
+    weights: Literal["int8", "float"] = "int8"
     sparsity: Annotated[tuple[Literal["2:4"], ...], Field(max_length=1)] = ()
 
 

@@ -10,6 +10,7 @@ from targets.engines.onnxweights import Graph, write_graph
 from targets.engines.opened import in_one_file
 from targets.engines.tensorrt_check import gpus_of
 from targets.engines.tensorrt_graph import demand_precision, facts_of, plain_model
+from targets.engines.tensorrt_weights import in_float
 from targets.files import sha256_file, write_atomic
 from targets.ondevice.timing_cache import FACTS
 from targets.onnxfile import io_of
@@ -32,9 +33,11 @@ def write_plan(
     """Writes ``model.onnx`` and ``build.json`` into ``out``; the plan.
 
     Raises:
-        InputError: The model is not in that precision.
+        InputError: The model is not in that precision, or has weights that cannot be stored as the profile says.
     """
     plain = plain_model(in_one_file(model).model)
+    if options.weights == "float":
+        in_float(plain, model)
     facts = facts_of(plain)
     demand_precision(model.name, facts, precision)
     digests = write_graph(Graph(path=model, model=plain), out / MODEL)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import tensorrt_inspect as inspect
 from .atomic import write_file
-from .build_config import adjust_parser, configure, gpu_layers, network_flags
+from .build_config import adjust_parser, configure, gpu_layers, network_flags, strongly_typed
 from .build_plan import BUILD_JSON, BuildPlan, read_plan
 from .built import place_of
 from .failure import DEVICE, Failure
@@ -118,10 +118,11 @@ def _parse(vendor: Vendor, network: Any, log: Any, model: Path, plan: BuildPlan)
     adjust_parser(vendor, parser, plan)
     if not parser.parse_from_file(str(model)):
         errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise Failure(
-            DEVICE, "TensorRT cannot read the model", " ".join(errors.split())[:500],
-            "quantise with the scheme `trt`, or leave the named operator out of the network",
-        )  # fmt: skip
+        fix = "quantise with the scheme `trt`, or leave the named operator out of the network"
+        if plan.precision == "int8" and not strongly_typed(vendor):
+            fix = 'if it names a weight: this TensorRT reads none in int8, build with weights = "float" in the target '
+            fix += "profile's engine section"
+        raise Failure(DEVICE, "TensorRT cannot read the model", " ".join(errors.split())[:500], fix)
 
 
 def _spec(

@@ -185,6 +185,50 @@ def test_tensorrt_makes_what_its_device_needs(tmp_path: Path) -> None:
         pass
 
 
+@without_gpu
+@pytest.mark.parametrize("name", ["residual", "transformer", "recommender"])
+@pytest.mark.parametrize("kind", ["int8", "int8 in fp16"])
+def test_weights_in_float_are_the_same_numbers(name: str, kind: str, tmp_path: Path) -> None:
+    """For TensorRT 8.6 each int8 weight becomes a float one that is quantised: linted, counted, the same outputs."""
+    import numpy as np
+    import onnxruntime
+
+    model, trt = net(name, kind, tmp_path), engine("tensorrt")
+    int8, in_float = (
+        trt.build(model, target("tensorrt", weights=weights), tmp_path / weights, precision="int8")
+        for weights in ("int8", "float")
+    )
+    found = onnx.load(str(in_float.folder / "model.onnx"))
+    onnx.checker.check_model(found, full_check=True)
+    weights = {t.name: t.data_type for t in found.graph.initializer}
+    assert not [n.name for n in found.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in weights]
+    assert trt.check(in_float.folder / "model.onnx", target("tensorrt")) == []
+    assert read_plan(in_float.folder).compute == read_plan(int8.folder).compute
+    assert read_plan(in_float.folder).weights_bytes > read_plan(int8.folder).weights_bytes
+    feed = zoo.ZOO[name]()[1]
+    answers = [
+        onnxruntime.InferenceSession(build.folder / "model.onnx", providers=["CPUExecutionProvider"]).run(None, feed)
+        for build in (int8, in_float)
+    ]
+    for one, other in zip(*answers, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_weights_that_do_not_come_back_are_refused(tmp_path: Path) -> None:
+    """Weights beyond float16's range would change their integers: an error, and nothing is written."""
+    import numpy as np
+
+    model = broken._put(broken.good(), bias=np.zeros(4, np.float16), w_scale=np.full(4, 900, np.float16))
+    model = broken._put(model, x_scale=np.float16(0.02))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="cannot be stored in float"):
+        engine("tensorrt").build(path, target("tensorrt", weights="float"), tmp_path / "out", precision="int8")
+    assert not [*(tmp_path / "out").iterdir()]
+
+
 @pytest.mark.parametrize(
     ("capability", "arch", "here"), [("9.0", "", True), ("8.7", "", False), ("9.0", "other", False)]
 )

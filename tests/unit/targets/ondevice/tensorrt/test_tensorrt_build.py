@@ -151,8 +151,19 @@ def test_old_typing_says_what_it_cannot(make_bundle: Callable[..., Path], device
     bundle = make_bundle(model)
     code, document, _ = device(bundle, "build", str(bundle), version="8.6.2")
     assert (code, "dq_w" in document["error"]["why"]) == (6, True)
+    assert 'weights = "float"' in document["error"]["fix"]
     assert not (bundle / "built" / "engine.plan").exists()
     assert device(bundle, "build", str(bundle), version="10.3.0")[0] == 0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_weights_in_float_are_read_by_all(make_bundle: Callable[..., Path], device: Device, version: str) -> None:
+    """The same model, delivered with its weights in float, is built by 8.6 too, and gives the same answers."""
+    bundle = make_bundle(_dequantised_weights(), weights="float")
+    code, document, stderr = device(bundle, "build", str(bundle), version=version)
+    assert code == 0, stderr
+    assert document["result"]["inspection"]["precisions"]["int8"] == 1
+    assert device(bundle, "verify", version=version)[0] == 0
 
 
 def _dequantised_weights() -> onnx.ModelProto:
