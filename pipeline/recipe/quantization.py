@@ -35,7 +35,7 @@ class QuantizeSection(Section):
     min_samples: Annotated[int, Field(ge=1, description="with fewer samples than this, a warning")] = 100
     observe: Annotated[
         Literal["sampled", "all"],
-        Field(description="histograms take one value in seven, or all; extremes always take all"),
+        Field(description="histograms take one value of each eight, or all; extremes always take all"),
     ] = "sampled"
     memory_mb: Annotated[int, Field(ge=1, description="most activations held at once while calibrating")] = 64
     time_budget_s: Annotated[PositiveFloat, Field(description="no further algorithm is tried after that long")] = 300.0

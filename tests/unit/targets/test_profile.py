@@ -218,6 +218,12 @@ def test_openvino_is_tried_where_vnni_is(name: str) -> None:
     assert choices["openvino"].quantization.scheme == "openvino"
 
 
+@pytest.mark.parametrize(("name", "follows"), [("amd-zen3", "x86-64-avx2"), ("amd-zen4", "x86-64-vnni")])
+def test_a_cpu_by_name_races_what_it_races_as_host(name: str, follows: str) -> None:
+    """Promise: engines that `host` would try on a CPU are tried under the CPU's own name too."""
+    assert list(load_profile(name).choices()) == list(load_profile(follows).choices())
+
+
 def test_examples_of_the_documentation_are_valid(tmp_path: Path) -> None:
     """Promise: every profile in docs/targets.md loads as it stands."""
     text = (Path(machine.__file__).parents[1] / "docs" / "targets.md").read_text(encoding="utf-8")
