@@ -22,12 +22,14 @@ class StageProgress:
         done: Share of the work that is done, 0 to 1.
         text: Where it stands, for people.
         values: Named figures, such as an epoch's loss.
+        left_s: Seconds that the stage takes yet at its pace; None as long as that is not known.
     """
 
     stage: str
     done: float
     text: str
     values: Mapping[str, float] = field(default_factory=dict)
+    left_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class TrainingStep:
         steps: Of the whole training.
         epoch: From 1.
         values: Loss, learning rate, norm of the gradient.
+        left_s: Seconds that the stage takes yet at its pace; None as long as that is not known.
     """
 
     stage: str
@@ -48,6 +51,7 @@ class TrainingStep:
     steps: int
     epoch: int
     values: Mapping[str, float]
+    left_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from pipeline.plan import Chosen, Drops, Lineage, Node, Plan, Source, source_nam
 from pipeline.stages.base import WITHDRAWN, Context, Stage, configuration
 from pipeline.store import Entry, Store, make_key
 from pipeline.store.place import OTHER_CACHE, measuring_folder, unfinished_folder
+from pipeline.timeleft import TimeLeft
 from targets.errors import EdgepressError
 from targets.files import disk_guard
 
@@ -192,13 +193,14 @@ class _Run:
             out.mkdir()
             scratch.mkdir()
             inputs = node.stage.consumes(**{name: self._artifacts(source) for name, source in node.inputs.items()})
+            pace = TimeLeft()
             context = Context(
-                progress=self._progress(node),
+                progress=self._progress(node, pace),
                 warn=lambda text: self.observer(Notice(text=text)),
                 scratch=scratch,
                 state=measuring_folder(self.store.root),
                 data=self.data,
-                step=self._step(node),
+                step=self._step(node, pace),
                 unfinished=unfinished_folder(self.store.root) / key,
             )
             started_s = time.monotonic()
@@ -242,16 +244,25 @@ class _Run:
             self.store.materialize(outcome.entry, folder)
         return artifact_of(outcome, folder)
 
-    def _progress(self, node: Node) -> Callable[..., None]:
+    def _progress(self, node: Node, pace: TimeLeft) -> Callable[..., None]:
         def progress(done: float, text: str, /, **values: float) -> None:
-            self.observer(StageProgress(stage=node.name, done=done, text=text, values=values))
+            left_s = pace.left_s(done)
+            self.observer(StageProgress(stage=node.name, done=done, text=text, values=values, left_s=left_s))
 
         return progress
 
-    def _step(self, node: Node) -> Callable[[float, int, int, int, Mapping[str, float]], None]:
+    def _step(self, node: Node, pace: TimeLeft) -> Callable[[float, int, int, int, Mapping[str, float]], None]:
         def step(done: float, number: int, steps: int, epoch: int, values: Mapping[str, float]) -> None:
             self.observer(
-                TrainingStep(stage=node.name, done=done, step=number, steps=steps, epoch=epoch, values=values)
+                TrainingStep(
+                    stage=node.name,
+                    done=done,
+                    step=number,
+                    steps=steps,
+                    epoch=epoch,
+                    values=values,
+                    left_s=pace.left_s(done),
+                )
             )
 
         return step

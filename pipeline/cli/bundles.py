@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import epilog, json_option, print_json, quiet_option
+from pipeline.cli.options import epilog, print_json, progress_options
 from pipeline.cli.waiting import waiting
 
 
@@ -38,8 +38,7 @@ from pipeline.cli.waiting import waiting
     metavar="SHA256",
     help="Run this engine although it is native code (a TensorRT plan) and was not built here (repeatable).",
 )
-@quiet_option
-@json_option
+@progress_options
 def verify(
     bundle: Path,
     *,
@@ -56,7 +55,7 @@ def verify(
 
     if signature is not None and key is None:
         raise UsageError("--signature without --key", "a signature is checked against a key", "add --key KEY.pub.pem")
-    with waiting(f"checking {bundle.name}", quiet=quiet or as_json):
+    with waiting(f"checking {bundle.name}", quiet=quiet, as_json=as_json):
         checked = verify_bundle(bundle, run_engine=engine, key=key, signatures=signature, trusted=trusted)
     if as_json:
         print_json(dataclasses.asdict(checked))
@@ -87,7 +86,8 @@ def verify(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where signatures go; BUNDLE.intoto.jsonl beside it when not given.",
 )
-def sign(bundle: Path, *, key: Path, out: Path | None) -> None:
+@progress_options
+def sign(bundle: Path, *, key: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
     """Sign a bundle, a folder or its .tar.gz, whose every byte is checked first; its files do not change.
 
     The password of an encrypted key is read from EDGEPRESS_KEY_PASSWORD, or asked for.
@@ -99,5 +99,9 @@ def sign(bundle: Path, *, key: Path, out: Path | None) -> None:
     if password is None and is_encrypted(key):
         password = click.prompt(f"Password of {key}", hide_input=True, err=True)
     out = out or signature_path(bundle)
-    who = sign_bundle(bundle, key, out, password=password.encode() if password else None)
-    click.echo(f"signed by {who[:16]}: {out}")
+    with waiting(f"checking {bundle.name}", quiet=quiet, as_json=as_json):
+        who = sign_bundle(bundle, key, out, password=password.encode() if password else None)
+    if as_json:
+        print_json({"signed_by": who, "signatures": str(out)})
+    else:
+        click.echo(f"signed by {who[:16]}: {out}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import sys
 import threading
 from collections.abc import Mapping
@@ -12,8 +10,7 @@ from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, final
 
-import click
-
+from pipeline.cli.saying import say, say_json
 from pipeline.events import (
     CandidateDropped,
     Event,
@@ -60,24 +57,24 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
             self._progress(event)
         elif isinstance(event, StageFinished):
             self._clear()
-            _say(finished_line(event))
+            say(finished_line(event))
         elif isinstance(event, CandidateDropped):
             self._clear()
             if not event.quiet:  # the stage that found nothing to gain has said so in its own line
-                _say(dropped_line(event))
+                say(dropped_line(event))
         elif isinstance(event, TrialStarted):
-            _say(f"trial {event.number + 1} of {event.of}: {', '.join(f'{k}={v}' for k, v in event.point.items())}")
+            say(f"trial {event.number + 1} of {event.of}: {', '.join(f'{k}={v}' for k, v in event.point.items())}")
         elif isinstance(event, TrialFinished):
             self._clear()
-            _say(f"trial {event.number + 1}: {event.outcome}")
+            say(f"trial {event.number + 1}: {event.outcome}")
         elif isinstance(event, Notice):
-            _say(f"  note: {event.text}")
+            say(f"  note: {event.text}")
         elif self._bar is not None:
             self._step(event)
 
     def _start(self, event: StageStarted) -> None:
         if not self._live:  # a log is told what takes long while it does, and nothing of what is over at once
-            self._patience = threading.Timer(PATIENCE_S, _say, [f"    {event.stage} ...  {event.title}"])
+            self._patience = threading.Timer(PATIENCE_S, say, [f"    {event.stage} ...  {event.title}"])
             self._patience.daemon = True
             self._patience.start()
         else:
@@ -104,7 +101,8 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
             bar.update(task, completed=event.done, description=f"{event.stage}  {event.text}  {figures}")
         else:
             self._be_patient_no_more()
-            _say(f"    {event.stage} {event.done:4.0%}  {event.text}  {figures}".rstrip())
+            left = f", {event.left_s:.0f} s left" if event.left_s is not None and event.left_s >= 1 else ""
+            say(f"    {event.stage} {event.done:4.0%}  {event.text}{left}  {figures}".rstrip())
 
     def _step(self, event: TrainingStep) -> None:
         assert self._bar is not None
@@ -127,15 +125,9 @@ def _values(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-def _say(text: str) -> None:
-    """One line on stderr; the work goes on when nobody reads it any more."""
-    with contextlib.suppress(BrokenPipeError):
-        click.echo(text, err=True)
-
-
 def json_observer(event: Event) -> None:
     """One JSON line an event, on stderr."""
-    _say(json.dumps({"event": type(event).__name__, **dataclasses.asdict(event)}, sort_keys=True, default=dict))
+    say_json(type(event).__name__, **dataclasses.asdict(event))
 
 
 def finished_line(event: StageFinished) -> str:

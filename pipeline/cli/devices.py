@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import epilog, json_option, print_json
+from pipeline.cli.options import epilog, json_option, print_json, progress_options
+from pipeline.cli.waiting import waiting
 from targets.errors import InputError, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ def devices() -> None:
 @click.option("--target", "-t", help="The hardware profile that describes it.")
 @click.option("--fingerprint", help="Trust exactly this: SHA256:... of its host key (ssh), its build (adb).")
 @click.option("--adb-tcp", is_flag=True, help="Allow a network address as SERIAL; all on that network can use it.")
+@progress_options
 def add(
     name: str, *, host: str | None, serial: str | None, python: str, target: str | None, fingerprint: str | None,
-    adb_tcp: bool,
+    adb_tcp: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Register a device under NAME: shows what it is known by, and asks you to confirm it.
 
@@ -62,10 +64,14 @@ def add(
     registry = Registry()
     registry.check_free(name)
     shared = {"python": python, "target": target}
-    entry = _ssh_entry(name, host, shared) if host is not None else _adb_entry(name, str(serial), shared, tcp=adb_tcp)
-    _confirm(name, entry, fingerprint)
+    with waiting(f"asking {host or serial} what it is known by", quiet=quiet, as_json=as_json):
+        if host is not None:
+            entry: SshEntry | AdbEntry = _ssh_entry(name, host, shared)
+        else:
+            entry = _adb_entry(name, str(serial), shared, tcp=adb_tcp)
+    _confirm(name, entry, fingerprint, as_json=as_json)
     registry.put(name, entry)
-    click.echo(f"registered {name}; try it: edgepress devices facts {name}", err=True)
+    _registered(name, entry, f"registered {name}; try it: edgepress devices facts {name}", as_json=as_json)
 
 
 @devices.command(
@@ -74,20 +80,22 @@ def add(
 )
 @name_argument
 @click.option("--fingerprint", required=True, help="SHA256:... of its new host key (ssh), its new build (adb).")
-def trust(name: str, *, fingerprint: str) -> None:
+@progress_options
+def trust(name: str, *, fingerprint: str, quiet: bool, as_json: bool) -> None:
     """Accept the new host key of a board that was set up anew, or the new build of a phone that was updated."""
     from targets.devices.registry import Registry, SshEntry
 
     registry = Registry()
     entry = registry.entry(name)
     shared = {"python": entry.python, "target": entry.target}
-    if isinstance(entry, SshEntry):
-        found: SshEntry | AdbEntry = _ssh_entry(name, entry.address, shared)
-    else:
-        found = _adb_entry(name, entry.serial, {**shared, "folder": entry.folder}, tcp=entry.tcp)
-    _confirm(name, found, fingerprint)
+    with waiting(f"asking {entry.address} what it is known by", quiet=quiet, as_json=as_json):
+        if isinstance(entry, SshEntry):
+            found: SshEntry | AdbEntry = _ssh_entry(name, entry.address, shared)
+        else:
+            found = _adb_entry(name, entry.serial, {**shared, "folder": entry.folder}, tcp=entry.tcp)
+    _confirm(name, found, fingerprint, as_json=as_json)
     registry.put(name, found, replace=True)
-    click.echo(f"{name} is known by {found.identity} from now on", err=True)
+    _registered(name, found, f"{name} is known by {found.identity} from now on", as_json=as_json)
 
 
 @devices.command("list", epilog=epilog("edgepress devices list --json"))
@@ -96,10 +104,10 @@ def list_devices(*, as_json: bool) -> None:
     """List the devices; `local` is this machine and always there."""
     from targets.devices.registry import Registry
 
-    rows = [{"name": "local", "kind": "local", "address": "this machine", "identity": "", "target": None}]
-    for name, entry in sorted(Registry().entries().items()):
-        row = {"kind": entry.kind, "address": entry.address, "identity": entry.identity, "target": entry.target}
-        rows.append({"name": name, **row})
+    rows: list[dict[str, Any]] = [
+        {"name": "local", "kind": "local", "address": "this machine", "identity": "", "target": None}
+    ]
+    rows += [_row(name, entry) for name, entry in sorted(Registry().entries().items())]
     if as_json:
         print_json(rows)
         return
@@ -109,14 +117,15 @@ def list_devices(*, as_json: bool) -> None:
 
 @devices.command(short_help="Show what a device is.", epilog=epilog("edgepress devices facts pi4"))
 @name_argument
-@json_option
-def facts(name: str, *, as_json: bool) -> None:
+@progress_options
+def facts(name: str, *, quiet: bool, as_json: bool) -> None:
     """Connect to a device and show what it says it is: CPU, memory, runtimes, clocks, temperature."""
     from targets.devices import device
     from targets.devices.answers import printable
 
     asked = device(name)
-    found = asked.facts()
+    with waiting(f"asking {name}", quiet=quiet, as_json=as_json):
+        found = asked.facts()
     told = {**found.raw, "transport": asked.kind}
     if as_json:
         print_json(told)
@@ -181,9 +190,27 @@ def _adb_entry(name: str, serial: str, shared: Mapping[str, object], *, tcp: boo
     return checked(AdbEntry, {"serial": serial, "model": found.model, "build": found.build, "tcp": tcp, **shared})
 
 
-def _confirm(name: str, entry: SshEntry | AdbEntry, fingerprint: str | None) -> None:
+def _row(name: str, entry: SshEntry | AdbEntry) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": entry.kind,
+        "address": entry.address,
+        "identity": entry.identity,
+        "target": entry.target,
+    }
+
+
+def _registered(name: str, entry: SshEntry | AdbEntry, text: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_row(name, entry))
+    else:
+        click.echo(text, err=True)
+
+
+def _confirm(name: str, entry: SshEntry | AdbEntry, fingerprint: str | None, *, as_json: bool) -> None:
     """Lets a person say that this is the device; a fingerprint got from the device itself says it as well."""
-    click.echo(f"{name} at {entry.address} is known by:\n  {entry.identity}", err=True)
+    if fingerprint is None or not as_json:
+        click.echo(f"{name} at {entry.address} is known by:\n  {entry.identity}", err=True)
     if fingerprint is not None:
         if fingerprint != entry.fingerprint:
             raise RefusedError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.interview import ImageSize, ask_goals, ask_sources
-from pipeline.cli.options import epilog
+from pipeline.cli.options import epilog, print_json, progress_options
 from pipeline.cli.waiting import waiting
 from pipeline.tasks import TASKS
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     "--inspect/--no-inspect", default=True, help="Open model and data first (default), or believe what you say."
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("recipe.toml"), show_default=True)
+@progress_options
 def init(
     task: str | None,
     target: str | None,
@@ -54,6 +56,8 @@ def init(
     out: Path,
     *,
     inspect: bool,
+    quiet: bool,
+    as_json: bool,
     **given: str | tuple[int, int] | None,
 ) -> None:
     """Write a commented recipe for your model. Never overwrites a file.
@@ -71,7 +75,11 @@ def init(
         answers = ask_sources(answers, out.absolute().parent)
     check_answers(answers)
     if inspect:
-        answers = _inspected(answers, out, task)
+        with waiting("reading the data", quiet=quiet, as_json=as_json) as say:
+            answers = _inspected(answers, out, task, say)
+        if not (quiet or as_json):  # they stand in the recipe too
+            for line in answers.found:
+                click.echo(f"  {line}", err=True)
     if asking:
         answers = ask_goals(answers, task=task, target=target, drop=accuracy_drop, latency=latency_ms)
     answers = replace(
@@ -80,7 +88,10 @@ def init(
         latency_ms=latency_ms or answers.latency_ms,
     )
     write_recipe(answers, out)
-    click.echo(f"wrote {out}; next: edgepress plan {out}, then edgepress run {out}")
+    if as_json:
+        print_json({"recipe": str(out), "found": list(answers.found)})
+    else:
+        click.echo(f"wrote {out}; next: edgepress plan {out}, then edgepress run {out}")
 
 
 def attended() -> bool:
@@ -93,7 +104,7 @@ def _lacks(answers: Answers) -> bool:
     return not (answers.model or answers.onnx) or not (answers.data or answers.npz or answers.images)
 
 
-def _inspected(answers: Answers, out: Path, task: str | None) -> Answers:
+def _inspected(answers: Answers, out: Path, task: str | None, say: Callable[[str], None]) -> Answers:
     """The answers with what model and data say of themselves; their code is run, as every run does."""
     from pipeline.assist.init import recipe_of
     from pipeline.assist.survey import survey_data, survey_model
@@ -101,15 +112,11 @@ def _inspected(answers: Answers, out: Path, task: str | None) -> Answers:
     from targets.errors import faults_error
 
     plain = replace(answers, task=answers.task if task or answers.images else "classification")
-    with waiting("reading the data") as say:
-        data, found = survey_data(recipe_of(plain, out))
-        answers = replace(answers, task=task or found.task)
-        recipe = recipe_of(answers, out)
-        wanted = find_task(recipe)
-        if isinstance(wanted, list):
-            raise faults_error("the task", wanted)
-        say("opening the model")
-        lines = (*found.lines, *survey_model(recipe, data, wanted, say))
-    for line in lines:
-        click.echo(f"  {line}", err=True)
-    return replace(answers, found=lines)
+    data, found = survey_data(recipe_of(plain, out))
+    answers = replace(answers, task=task or found.task)
+    recipe = recipe_of(answers, out)
+    wanted = find_task(recipe)
+    if isinstance(wanted, list):
+        raise faults_error("the task", wanted)
+    say("opening the model")
+    return replace(answers, found=(*found.lines, *survey_model(recipe, data, wanted, say)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pipeline.cli.options import epilog, json_option, print_json, quiet_option
+from pipeline.cli.options import epilog, print_json, progress_options
 from pipeline.cli.waiting import waiting
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ _UNKNOWN: Final = "(not in the model)"
 @click.option("--affinity", default="default", show_default=True, metavar="CPUS", help="big, little, or e.g. 0,2-3.")
 @click.option("--iterations", type=click.IntRange(1, 100_000), default=200, show_default=True)
 @click.option("--top", type=click.IntRange(1), default=None, help="Show the slowest N layers only.")
-@quiet_option
-@json_option
+@progress_options
 def layers(
     bundle: Path, device_name: str, affinity: str, iterations: int, top: int | None, *, quiet: bool, as_json: bool
 ) -> None:
@@ -51,7 +50,7 @@ def layers(
     state = measuring_folder(private_root(default_store_root(os.environ)))
     with (
         tempfile.TemporaryDirectory(prefix="edgepress-layers-") as private,
-        waiting("opening the bundle", quiet=quiet or as_json) as say,
+        waiting("opening the bundle", quiet=quiet, as_json=as_json) as say,
         place.session() as session,
     ):
         (opened,) = open_bundles([bundle], Path(private))

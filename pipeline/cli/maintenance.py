@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import epilog, json_option, print_json
+from pipeline.cli.options import epilog, json_option, print_json, progress_options
+from pipeline.cli.waiting import waiting
 
 
 @click.group(short_help="The store of finished stages.", epilog=epilog("edgepress cache ls"))
@@ -42,13 +43,14 @@ def list_entries(*, as_json: bool) -> None:
 
 
 @cache.command("verify", short_help="Re-hash everything in the store.", epilog=epilog("edgepress cache verify"))
-@json_option
-def verify_entries(*, as_json: bool) -> None:
+@progress_options
+def verify_entries(*, quiet: bool, as_json: bool) -> None:
     """Re-hash everything in the store; damaged entries go to quarantine and are rebuilt by the next run."""
     from pipeline.api import open_store
     from targets.errors import InputError
 
-    damage = open_store(lambda _event: None).verify()
+    with waiting("re-hashing the store", quiet=quiet, as_json=as_json):
+        damage = open_store(lambda _event: None).verify()
     if as_json:
         print_json({"damaged": damage})
     if damage:
@@ -73,14 +75,15 @@ def verify_entries(*, as_json: bool) -> None:
     help="Remove entries not used for that long.",
 )
 @click.option("--all", "everything", is_flag=True, help="Remove every entry.")
-@json_option
-def gc(max_age_days: float | None, *, everything: bool, as_json: bool) -> None:
+@progress_options
+def gc(max_age_days: float | None, *, everything: bool, quiet: bool, as_json: bool) -> None:
     """Remove entries and leftovers of interrupted runs; never while a run uses the store."""
     import dataclasses
 
     from pipeline.api import open_store
 
-    report = open_store(lambda _event: None).gc(max_age_days=max_age_days, everything=everything)
+    with waiting("cleaning the store", quiet=quiet, as_json=as_json):
+        report = open_store(lambda _event: None).gc(max_age_days=max_age_days, everything=everything)
     if as_json:
         print_json(dataclasses.asdict(report))
         return

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pipeline.cli.options import epilog, json_option, print_json, quiet_option
+from pipeline.cli.options import Command, epilog, print_json, progress_options
+from pipeline.cli.waiting import waiting
 
 if TYPE_CHECKING:
     from pipeline.benchmarking.everywhere import Finished, Scoring
     from pipeline.benchmarking.request import CampaignOptions
     from targets.errors import EnvironmentFailure
 
-Command = Callable[..., None]
 _SCENARIOS: Final = ("latency", "paced", "throughput", "sustained", "cold")
 _MODES: Final = ("quick", "default", "rigorous")
 _SUSTAINED_START_S: Final = 15.0
@@ -56,8 +56,7 @@ def _options(command: Command) -> Command:
             click.option("--roofline", is_flag=True, help="Say which share of the attainable speed was reached."),
             click.option("--affinity", metavar="CPUS", help="default, big, little or a list such as 0,2-3."),
             click.option("--strict", is_flag=True, help="Exit with 6 when a measurement is void (grade F)."),
-            quiet_option,
-            json_option,
+            progress_options,
             click.option(
                 "--out", type=click.Path(path_type=Path, file_okay=False),
                 help="Write benchmark.json and raw.json.gz there, in a folder a device where there are several.",
@@ -127,13 +126,17 @@ def _measure(
     if out is not None:
         check_writable(out)
     with disk_guard("preparing to measure"), tempfile.TemporaryDirectory(prefix="edgepress-") as scratch:
-        opened = open_bundles(bundles, Path(scratch), samples=samples)
-        asked = _campaign_options(opened[0].manifest.profile.get("device", {}), len(opened), **plan)
-        check_request([bundle.entrant for bundle in opened], asked)
+        with waiting("opening the bundles", quiet=quiet, as_json=as_json) as say:
+            opened = open_bundles(bundles, Path(scratch), samples=samples)
+            asked = _campaign_options(opened[0].manifest.profile.get("device", {}), len(opened), **plan)
+            check_request([bundle.entrant for bundle in opened], asked)
+            if recipe is not None:
+                say("reading the recipe's data")
+            scoring = None if recipe is None else _scoring(recipe, opened[0].folder)
         wanted = Wanted(
             bundles=opened,
             options=asked,
-            scoring=None if recipe is None else _scoring(recipe, opened[0].folder),
+            scoring=scoring,
             energy=energy,
             roofline=roofline,
             reproduce=_again(command),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
 import threading
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, final
 
-import click
+from pipeline.cli.saying import say, say_json, telling_logs
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -34,8 +32,10 @@ class MeasuringObserver(AbstractContextManager["MeasuringObserver"]):
         self._said: dict[str, Any] = {}
         self._tasks: dict[str, TaskID] = {}
         self._bars: Bars | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> MeasuringObserver:
+        self._stack.enter_context(telling_logs(quiet=self._quiet, as_json=self._as_json))
         if sys.stderr.isatty() and not self._quiet and not self._as_json:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -45,15 +45,13 @@ class MeasuringObserver(AbstractContextManager["MeasuringObserver"]):
                 TextColumn("{task.description}", markup=False),
             )
             columns = (SpinnerColumn(), name, BarColumn(bar_width=20), now, TimeElapsedColumn())
-            self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bars.start()
+            self._bars = self._stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+        self._stack.close()
 
     def progress(self, device: str, at: Progress) -> None:
         """A process is about to start."""
@@ -72,9 +70,7 @@ class MeasuringObserver(AbstractContextManager["MeasuringObserver"]):
                 self._bars.update(self._tasks[device], description=text, completed=share)
             elif not self._quiet and self._said.get(device) != once:
                 self._said[device] = once
-                line = f"{device}: {text}"
                 if self._as_json:
-                    told = {"event": "Measuring", "device": device, "text": text, "done": share}
-                    line = json.dumps(told, sort_keys=True)
-                with contextlib.suppress(BrokenPipeError):
-                    click.echo(line, err=True)
+                    say_json("Measuring", device=device, text=text, done=share)
+                else:
+                    say(f"{device}: {text}")

@@ -19,9 +19,11 @@ def observing(
         EnvironmentFailure: TensorBoard is asked for and not installed.
     """
     from pipeline.cli.console import ConsoleObserver, json_observer
+    from pipeline.cli.saying import telling_logs
     from pipeline.steplog import StepLog, TensorBoardLog
 
     with ExitStack() as stack:
+        stack.enter_context(telling_logs(quiet=quiet, as_json=as_json))
         observer: Observer = _silent if quiet else json_observer
         if not quiet and not as_json:
             observer = stack.enter_context(ConsoleObserver())

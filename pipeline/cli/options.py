@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 import click
+
+Command = Callable[..., None]
 
 VERSION: Final = metadata.version("edgepress")
 
@@ -50,6 +52,12 @@ tensorboard_option = click.option(
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress: results and errors only.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+
+def progress_options(command: Command) -> Command:
+    """What every command has that may take more than two seconds: ``--quiet``, and ``--json`` for its progress too."""
+    told = "Print one JSON document on stdout, progress as JSON lines on stderr."
+    return quiet_option(click.option("--json", "as_json", is_flag=True, help=told)(command))
 
 
 def with_device(overrides: Sequence[str], device: str | None) -> tuple[str, ...]:

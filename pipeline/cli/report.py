@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import epilog, json_option, out_option, print_json, set_option, target_option
+from pipeline.cli.observing import observing
+from pipeline.cli.options import epilog, out_option, print_json, progress_options, set_option, target_option
 
 if TYPE_CHECKING:
     from pipeline.api import Result
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @target_option
 @out_option
 @set_option
-@json_option
+@progress_options
 def report(
     source: Path,
     other: Path | None,
@@ -46,9 +47,12 @@ def report(
     form: str,
     *,
     compare: bool,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Show what a run did: SOURCE is a result folder (with run.json), or a recipe, which is run as far as needed."""
+    from pipeline.api import compress
+    from pipeline.recipe import load_recipe
     from targets.errors import UsageError
 
     form = "json" if as_json else form
@@ -61,7 +65,9 @@ def report(
         results: list[Result] = []
         documents = [_read(source)]
     else:
-        results = _run(source, targets, out, overrides)
+        loaded = load_recipe(source, overrides)
+        with observing(as_json=as_json, quiet=quiet) as observer:
+            results = compress(loaded, targets=targets, out=out, observer=observer)
         documents = [result.run for result in results]
     if form == "json":
         print_json(documents)
@@ -125,15 +131,6 @@ def _read(source: Path) -> Mapping[str, Any]:
 
     file = source if source.name == "run.json" else source / "run.json"
     return read_run(file).model_dump(mode="json", by_alias=True)
-
-
-def _run(source: Path, targets: Sequence[str], out: Path, overrides: Sequence[str]) -> list[Result]:
-    from pipeline.api import compress
-    from pipeline.cli.console import ConsoleObserver
-    from pipeline.recipe import load_recipe
-
-    with ConsoleObserver() as observer:
-        return compress(load_recipe(source, overrides), targets=targets, out=out, observer=observer)
 
 
 def show_run(run: Mapping[str, Any]) -> None:

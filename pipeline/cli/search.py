@@ -11,10 +11,9 @@ import click
 from pipeline.cli.options import (
     device_option,
     epilog,
-    json_option,
     out_option,
     print_json,
-    quiet_option,
+    progress_options,
     recipe_argument,
     set_option,
     target_option,
@@ -41,8 +40,7 @@ from pipeline.cli.options import (
               help="Begin no further candidate after that long.")  # fmt: skip
 @click.option("--storage", metavar="PLACE", help="Study that several workers share: a journal file, or a database URL.")
 @click.option("--take-back", is_flag=True, help="Try again what lost workers of other machines had under way.")
-@quiet_option
-@json_option
+@progress_options
 def search(
     recipe: Path,
     targets: Sequence[str],

@@ -12,17 +12,17 @@ from pipeline.cli.observing import observing
 from pipeline.cli.options import (
     device_option,
     epilog,
-    json_option,
     log_option,
     out_option,
     print_json,
-    quiet_option,
+    progress_options,
     recipe_argument,
     set_option,
     target_option,
     tensorboard_option,
     with_device,
 )
+from pipeline.cli.waiting import waiting
 from pipeline.events import Observer
 
 _STAGE_HELP: Final = {
@@ -53,8 +53,7 @@ _STAGE_HELP: Final = {
 @set_option
 @log_option
 @tensorboard_option
-@quiet_option
-@json_option
+@progress_options
 def run(
     recipe: Path,
     targets: Sequence[str],
@@ -94,8 +93,10 @@ def run(
 @target_option
 @device_option
 @set_option
-@json_option
-def plan(recipe: Path, targets: Sequence[str], device: str | None, overrides: Sequence[str], *, as_json: bool) -> None:
+@progress_options
+def plan(
+    recipe: Path, targets: Sequence[str], device: str | None, overrides: Sequence[str], *, quiet: bool, as_json: bool
+) -> None:
     """Show which stages a recipe needs and which of them are in the store; runs nothing."""
     from pipeline.api import load_profiles, open_store
     from pipeline.compose import compose
@@ -104,15 +105,12 @@ def plan(recipe: Path, targets: Sequence[str], device: str | None, overrides: Se
 
     loaded = load_recipe(recipe, with_device(overrides, device))
     document: list[dict[str, Any]] = []
-    for profile in load_profiles(loaded, targets):
-        composed = compose(loaded, profile)
-        state = cached_state(composed, open_store(lambda _event: None))
-        document.append(
-            {
-                "target": profile.name,
-                "stages": [{"stage": n.name, "title": n.title, "state": state[n.name]} for n in composed.nodes],
-            }
-        )
+    with waiting("looking into the store", quiet=quiet, as_json=as_json):
+        for profile in load_profiles(loaded, targets):
+            composed = compose(loaded, profile)
+            state = cached_state(composed, open_store(lambda _event: None))
+            stages = [{"stage": n.name, "title": n.title, "state": state[n.name]} for n in composed.nodes]
+            document.append({"target": profile.name, "stages": stages})
     if as_json:
         print_json(document)
         return
@@ -137,8 +135,7 @@ def _stage_command(stage: str) -> click.Command:
     @set_option
     @log_option
     @tensorboard_option
-    @quiet_option
-    @json_option
+    @progress_options
     def command(
         recipe: Path,
         targets: Sequence[str],

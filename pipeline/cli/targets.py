@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pipeline.cli.options import epilog, json_option, print_json, quiet_option
+from pipeline.cli.options import epilog, json_option, print_json, progress_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -121,8 +121,7 @@ def validate(files: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("--model", type=click.Path(path_type=Path), help="Measure this float ONNX model, not two small nets.")
 @click.option("--budget-s", type=float, default=_BUDGET_S, show_default=True, help="Time for all of it.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads to measure with; default: one a core.")
-@quiet_option
-@json_option
+@progress_options
 def probe(
     device: str,
     *,

@@ -1,8 +1,7 @@
-"""Steps and epochs of a training as progress of its stage, with the time that is left."""
+"""Steps and epochs of a training as progress of its stage."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, final
 
@@ -38,13 +37,9 @@ class Watch:
     ) -> None:
         self._context, self._epochs, self._steps, self._metric = context, epochs, steps, metric
         self._name, self._share = name, share
-        self._begin: float | None = None
-        self._first = 0
 
     def step(self, result: StepResult) -> None:
         """Takes a step."""
-        if self._begin is None:
-            self._begin, self._first = time.monotonic(), result.step
         values = {"loss": result.loss, "learning_rate": result.learning_rate}
         if result.gradient_norm is not None:
             values["gradient_norm"] = result.gradient_norm
@@ -53,12 +48,7 @@ class Watch:
     def epoch(self, result: EpochResult) -> None:
         """Takes an epoch."""
         done = result.epoch / self._epochs
-        left = ""
-        here = self._steps * done - self._first
-        if self._begin is not None and here > 0:
-            left_s = (time.monotonic() - self._begin) * (self._steps * (1 - done)) / here
-            left = f", {left_s:.0f} s left" if left_s >= 1 else ""
-        text = f"{self._name}epoch {result.epoch}/{self._epochs}{left}"
+        text = f"{self._name}epoch {result.epoch}/{self._epochs}"
         self._context.progress(self._done(done), text, loss=result.loss, **{self._metric: result.score})
 
     def _done(self, ratio: float) -> float:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from pipeline.store import Store, make_key
 
@@ -152,6 +154,40 @@ def test_init_writes_a_recipe_that_plans(project: SimpleNamespace, inline: Run) 
     again = inline(*arguments)
     assert again.returncode == 3
     assert "never overwrites" in again.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("verify", "{folder}/bundle"),
+        ("layers", "{folder}/bundle", "--iterations", "5"),
+        ("report", "{recipe}", "--out", "{tmp}/out"),
+        ("plan", "{recipe}"),
+        ("sign", "{folder}/bundle.tar.gz", "--key", "{tmp}/key.pem", "--out", "{tmp}/signatures"),
+        ("init", "--model", "{recipe}/stripes_model.py:stripes_net", "--data", "{recipe}/stripes_data.py:stripes"),
+        ("cache", "verify"),
+        ("cache", "gc"),
+    ],
+    ids=lambda command: " ".join(command[:2]) if command[0] == "cache" else command[0],
+)
+def test_progress_for_nobody_and_for_a_program(
+    command: tuple[str, ...], result: SimpleNamespace, inline: Run, tmp_path: Path
+) -> None:
+    """Promise: --quiet leaves stderr empty; with --json every line of it is an event, and stdout one document."""
+    key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key.pem").write_bytes(key)
+    (tmp_path / "key.pem").chmod(0o600)
+    words = [word.format(folder=result.folder, recipe=result.recipe, tmp=tmp_path) for word in command]
+    for option in ("--quiet", "--json"):
+        out = ["--out", tmp_path / f"{option}.toml"] if command[0] == "init" else []
+        done = inline(*words, *out, option)
+        assert done.returncode == 0, done.stderr
+        if option == "--quiet":
+            assert not done.stderr
+        else:
+            assert json.loads(done.stdout)
+            assert all(json.loads(line)["event"] for line in done.stderr.splitlines())
+            assert done.stderr
 
 
 COMMANDS = [

@@ -36,13 +36,19 @@ def test_a_log_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> 
         for event in (
             StageStarted(stage="prune", title="t"),
             StageProgress(stage="prune", done=0.5, text="half", values={"loss": 0.123456}),
+            StageProgress(stage="prune", done=0.9, text="nearly", left_s=12.4),
             FINISHED,
             Notice(text="look"),
         ):
             observer(event)
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.splitlines() == ["    prune  50%  half  loss 0.1235", finished_line(FINISHED), "  note: look"]
+    assert said.err.splitlines() == [
+        "    prune  50%  half  loss 0.1235",
+        "    prune  90%  nearly, 12 s left",
+        finished_line(FINISHED),
+        "  note: look",
+    ]
 
 
 def test_a_log_is_told_of_a_stage_that_takes_long(

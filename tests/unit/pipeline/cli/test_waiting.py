@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -24,6 +25,14 @@ def test_a_log_gets_a_line_for_a_slow_step_only(
     with module.waiting("hidden", quiet=True) as say:
         say("hidden too")
     assert not capsys.readouterr().err
+
+
+def test_a_program_gets_each_step_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """As JSON lines, quick or slow."""
+    with module.waiting("opening", as_json=True) as say:
+        say("profiling")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert lines == [{"event": "Step", "text": "opening"}, {"event": "Step", "text": "profiling"}]
 
 
 def _until(holds: object) -> None:

@@ -8,23 +8,20 @@ from typing import Any
 
 import pytest
 
-from pipeline.stages import watching
 from pipeline.stages.watching import Watch, hearing, telling
 from pipeline.training import EpochResult, StepResult
 
 
-def steps(count: int, epoch: int = 1, first: int = 1) -> list[StepResult]:
+def steps(count: int) -> list[StepResult]:
     return [
-        StepResult(epoch=epoch, step=first + n, loss=0.5, learning_rate=0.1, gradient_norm=None if n else 2.0)
+        StepResult(epoch=1, step=1 + n, loss=0.5, learning_rate=0.1, gradient_norm=None if n else 2.0)
         for n in range(count)
     ]
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401
-    """A context that writes down what it is told, and a clock of ten seconds a look."""
-    clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+def told() -> Any:  # noqa: ANN401
+    """A context that writes down what it is told."""
     lines: list[Any] = []
     return SimpleNamespace(
         lines=lines,
@@ -33,8 +30,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401
     )
 
 
-def test_shares_figures_and_the_time_that_is_left(told: Any) -> None:  # noqa: ANN401
-    """Promise: a training that is a part of its stage counts as that part; the rest takes as long as what was seen."""
+def test_shares_and_figures(told: Any) -> None:  # noqa: ANN401
+    """Promise: a training that is a part of its stage counts as that part."""
     watch = Watch(told, epochs=4, steps=8, metric="map", name="step 1 of 2, ", share=(0.0, 0.5))
     for result in steps(2):
         watch.step(result)
@@ -42,19 +39,8 @@ def test_shares_figures_and_the_time_that_is_left(told: Any) -> None:  # noqa: A
     assert told.lines == [
         ("step", 0.0625, 1, 8, 1, {"loss": 0.5, "learning_rate": 0.1, "gradient_norm": 2.0}),
         ("step", 0.125, 2, 8, 1, {"loss": 0.5, "learning_rate": 0.1}),
-        ("epoch", 0.125, "step 1 of 2, epoch 1/4, 60 s left", {"loss": 0.5, "map": 0.25}),
+        ("epoch", 0.125, "step 1 of 2, epoch 1/4", {"loss": 0.5, "map": 0.25}),
     ]
-
-
-def test_epochs_before_an_interruption_tell_no_time(told: Any) -> None:  # noqa: ANN401
-    """Promise: what a checkpoint remembers took no time here, and is no ground for a forecast."""
-    watch = Watch(told, epochs=4, steps=8, metric="map")
-    watch.epoch(EpochResult(epoch=1, loss=0.5, learning_rate=0.1, score=0.25))
-    for result in steps(2, epoch=2, first=3):
-        watch.step(result)
-    watch.epoch(EpochResult(epoch=2, loss=0.5, learning_rate=0.1, score=0.25))
-    texts = [line[2] for line in told.lines if line[0] == "epoch"]
-    assert texts == ["epoch 1/4", "epoch 2/4, 40 s left"]
 
 
 def test_a_childs_training_is_watched_as_our_own(told: Any) -> None:  # noqa: ANN401
