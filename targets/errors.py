@@ -21,6 +21,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import ClassVar, Final
 
 OWN_BUG_EXIT_CODE: Final = 70
@@ -128,6 +130,7 @@ class Interrupted(EdgepressError):
     exit_code = 130
 
 
+_MOST_ENTRIES: Final = 2000
 _BY_NAME: Final[Mapping[str, type[EdgepressError]]] = {
     cls.__name__: cls
     for cls in (
@@ -171,8 +174,32 @@ def faults_error(subject: str, faults: Sequence[Fault]) -> InputError:
     )
 
 
+def did_you_mean(name: str, choices: Iterable[str], *, inside: Path | None = None) -> str:
+    """A question that names the nearest choices; empty when none is near.
+
+    Args:
+        name: What was written.
+        choices: What it may be.
+        inside: The folder they lie in, where they are files.
+    """
+    close = difflib.get_close_matches(name, sorted(choices), n=3, cutoff=0.5)
+    shown = [repr(str(inside / c) if inside else c) for c in close]
+    return f"did you mean {' or '.join(shown)}?" if shown else ""
+
+
+def nearest_path(path: Path) -> str:
+    """A question that names what lies where a path leads to nothing, and is spelt like it; empty when nothing is."""
+    there, missing = path, ""
+    try:
+        while not there.exists() and there != there.parent:
+            there, missing = there.parent, there.name
+        found = [entry.name for entry in islice(there.iterdir(), _MOST_ENTRIES)]
+    except OSError:
+        return ""
+    return did_you_mean(missing, found, inside=there)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint that names the nearest choices, or all of them when none is near."""
     known = sorted(choices)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(repr(c) for c in close)}?" if close else f"known: {', '.join(known)}"
+    return did_you_mean(name, known) or f"known: {', '.join(known)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from targets.errors import Fault, InputError, nearest
+from targets.errors import Fault, InputError, did_you_mean, nearest, nearest_path
 
 _MAX_TOML_BYTES = 1 << 20
 
@@ -28,9 +29,9 @@ def read_toml(path: Path, subject: str) -> dict[str, Any]:
             )
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(
-            f"cannot read {subject} {path}", error.strerror or str(error), "check the path and its permissions"
-        ) from error
+        near = nearest_path(path) if isinstance(error, FileNotFoundError) else ""
+        fix = near or "check the path and its permissions"
+        raise InputError(f"cannot read {subject} {path}", error.strerror or str(error), fix) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{subject} {path} is not TOML",
@@ -50,15 +51,18 @@ def _fault(item: Mapping[str, Any], model: type[BaseModel]) -> Fault:
     kind, value, context = item["type"], item["input"], item.get("ctx", {})
     if kind == "extra_forbidden":
         table = f"[{'.'.join(path[:-1])}]" if path[1:] else "the top level"
-        near = nearest(path[-1], parent.model_fields) if parent else "check its spelling"
-        return Fault(where=where, what="there is no such key", fix=f"remove it from {table}, or {near}")
+        keys = sorted(parent.model_fields) if parent else []
+        near = did_you_mean(path[-1], keys)
+        fix = f"remove it from {table}, or {near}" if near else f"remove it from {table}; known: {', '.join(keys)}"
+        return Fault(where=where, what="there is no such key", fix=fix)
     if kind == "missing":
         number = isinstance(item["loc"][-1], int)
         return Fault(where=where, what="is missing", fix="give one more value" if number else f"add `{path[-1]} = ...`")
     if kind in {"literal_error", "enum"}:
-        return Fault(
-            where=where, what=f"{value!r} is not allowed", fix=f"use {context.get('expected', 'an allowed value')}"
-        )
+        expected = str(context.get("expected", "an allowed value"))
+        near = did_you_mean(str(value), re.findall(r"'([^']*)'", expected))
+        fix = f"{near} It may be {expected}" if near else f"use {expected}"
+        return Fault(where=where, what=f"{value!r} is not allowed", fix=fix)
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         return _no_such_kind(where, found, value, context)
     if kind in {"model_type", "model_attributes_type"}:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import epilog, print_json, progress_options
+from pipeline.cli.parameters import ExistingPath
 from pipeline.cli.waiting import waiting
 
 
@@ -19,7 +20,7 @@ from pipeline.cli.waiting import waiting
         "edgepress verify out/digits/host/bundle.tar.gz", "edgepress verify out/digits/host/bundle --no-engine"
     ),
 )
-@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
+@click.argument("bundle", type=ExistingPath())
 @click.option(
     "--engine/--no-engine", default=True, help="Run the golden vectors too (default), or only re-hash the files."
 )
@@ -77,7 +78,7 @@ def verify(
         "edgepress verify out/digits/host/bundle.tar.gz --key key.pub.pem",
     ),
 )
-@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
+@click.argument("bundle", type=ExistingPath())
 @click.option(
     "--key", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Ed25519 private key (PEM)."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.options import epilog, json_option, print_json, progress_options
+from pipeline.cli.parameters import DEVICE, TARGET
 from pipeline.cli.waiting import waiting
 from targets.errors import InputError, RefusedError, UsageError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from targets.devices.pinning import HostKey
     from targets.devices.registry import AdbEntry, SshEntry
 
-name_argument = click.argument("name")
+name_argument = click.argument("name", type=DEVICE)
 
 
 @click.group(
@@ -41,7 +42,7 @@ def devices() -> None:
 @click.option("--ssh", "host", metavar="[USER@]HOST[:PORT]", help="Reach it by ssh.")
 @click.option("--adb", "serial", metavar="SERIAL", help="Reach it by adb.")
 @click.option("--python", default="python3", show_default=True, help="Python 3.8 or newer there: a name or a path.")
-@click.option("--target", "-t", help="The hardware profile that describes it.")
+@click.option("--target", "-t", type=TARGET, help="The hardware profile that describes it.")
 @click.option("--fingerprint", help="Trust exactly this: SHA256:... of its host key (ssh), its build (adb).")
 @click.option("--adb-tcp", is_flag=True, help="Allow a network address as SERIAL; all on that network can use it.")
 @progress_options

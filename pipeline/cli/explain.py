@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from pipeline.cli.options import epilog, json_option, print_json
+from pipeline.cli.parameters import CODE, Choice, ExistingPath
 
 COMPLETE_VARIABLE: Final = "_EDGEPRESS_COMPLETE"
 
@@ -17,10 +18,8 @@ COMPLETE_VARIABLE: Final = "_EDGEPRESS_COMPLETE"
     short_help="Explain a warning, or a layer of a run.",
     epilog=epilog("edgepress explain W-FEW", "edgepress explain layer1.0.conv2 --run out/cifar10/host"),
 )
-@click.argument("subject")
-@click.option(
-    "--run", "folder", type=click.Path(path_type=Path, exists=True), help="Result folder of a run; needed for a layer."
-)
+@click.argument("subject", type=CODE)
+@click.option("--run", "folder", type=ExistingPath(), help="Result folder of a run; needed for a layer.")
 @json_option
 def explain(subject: str, folder: Path | None, *, as_json: bool) -> None:
     """Explain SUBJECT: the code of a warning (W-FEW), or a layer of a run by its module path."""
@@ -55,7 +54,7 @@ def explain(subject: str, folder: Path | None, *, as_json: bool) -> None:
     short_help="Print a shell's completion script.",
     epilog=epilog("edgepress completion bash >> ~/.bashrc", "edgepress completion fish | source"),
 )
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the script that completes commands, options and paths in SHELL."""
     from click.shell_completion import get_completion_class

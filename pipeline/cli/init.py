@@ -12,6 +12,7 @@ import click
 
 from pipeline.cli.interview import ImageSize, ask_goals, ask_sources
 from pipeline.cli.options import epilog, print_json, progress_options
+from pipeline.cli.parameters import TARGET, Choice
 from pipeline.cli.waiting import waiting
 from pipeline.tasks import TASKS
 
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
 @click.option("--image-size", type=ImageSize(), help="Height and width that images are brought to, e.g. 224x224.")
 @click.option(
     "--task",
-    type=click.Choice([*TASKS]),
+    type=Choice([*TASKS]),
     metavar="TASK",
     help=f"What the model is for: {', '.join(TASKS)}; default: what the labels look like.",
 )
-@click.option("--target", help="Profile name or file; default: host.")
+@click.option("--target", type=TARGET, help="Profile name or file; default: host.")
 @click.option("--accuracy-drop", type=click.FloatRange(0, 1), help="Largest loss that may ship; default: 0.01.")
 @click.option("--latency-ms", type=click.FloatRange(min=0, min_open=True), help="A ceiling for the latency.")
 @click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pipeline.cli.options import epilog, print_json, progress_options
+from pipeline.cli.parameters import DEVICE, ExistingPath
 from pipeline.cli.waiting import waiting
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ _UNKNOWN: Final = "(not in the model)"
         "edgepress layers out/digits/host/bundle.tar.gz --device pi4 --top 10",
     ),
 )
-@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
-@click.option("--device", "device_name", default="local", show_default=True, metavar="NAME", help="Where to run it.")
+@click.argument("bundle", type=ExistingPath())
+@click.option(
+    "--device", "device_name", type=DEVICE, default="local", show_default=True, metavar="NAME", help="Where to run it."
+)
 @click.option("--affinity", default="default", show_default=True, metavar="CPUS", help="big, little, or e.g. 0,2-3.")
 @click.option("--iterations", type=click.IntRange(1, 100_000), default=200, show_default=True)
 @click.option("--top", type=click.IntRange(1), default=None, help="Show the slowest N layers only.")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pipeline.cli.options import epilog, json_option, print_json, progress_options
+from pipeline.cli.parameters import Choice
 from pipeline.cli.waiting import waiting
 
 
@@ -120,8 +121,8 @@ def doctor(*, as_json: bool) -> None:
 
 
 @click.command(epilog=epilog("edgepress schema recipe > recipe.schema.json", "edgepress schema recipe --format md"))
-@click.argument("kind", type=click.Choice(["recipe", "profile"]))
-@click.option("--format", "form", type=click.Choice(["json", "md"]), default="json", show_default=True)
+@click.argument("kind", type=Choice(["recipe", "profile"]))
+@click.option("--format", "form", type=Choice(["json", "md"]), default="json", show_default=True)
 def schema(kind: str, form: str) -> None:
     """Print the JSON Schema of a recipe or a target profile.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pipeline.cli.options import Command, epilog, print_json, progress_options
+from pipeline.cli.parameters import DEVICE, Choice, ExistingPath
 from pipeline.cli.waiting import waiting
 
 if TYPE_CHECKING:
@@ -30,26 +31,26 @@ def _options(command: Command) -> Command:
     for option in reversed(
         (
             click.option(
-                "--device", "-d", "devices", multiple=True, metavar="NAME",
+                "--device", "-d", "devices", multiple=True, type=DEVICE, metavar="NAME",
                 help="A registered device (repeatable, or a,b: measured at the same time); default: local.",
             ),
-            click.option("--mode", type=click.Choice(_MODES), default="default", show_default=True),
+            click.option("--mode", type=Choice(_MODES), default="default", show_default=True),
             click.option(
                 "--budget-s", type=click.FloatRange(min=0, min_open=True), metavar="S",
                 help="Wall-clock seconds of a campaign; default 60, or what rigorous or sustained need.",
             ),
-            click.option("--scenario", type=click.Choice(_SCENARIOS), default="latency", show_default=True),
+            click.option("--scenario", type=Choice(_SCENARIOS), default="latency", show_default=True),
             click.option("--period-ms", type=click.FloatRange(min=0, min_open=True), help="Paced: time between two."),
             click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Paced: the same as a rate."),
             click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Throughput."),
             click.option("--concurrency", type=click.IntRange(min=1), default=1, show_default=True, help="Throughput."),
             click.option("--duration-s", type=click.FloatRange(min=0, min_open=True), help="Sustained: default 600."),
             click.option(
-                "--samples", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                "--samples", type=ExistingPath(dir_okay=False),
                 help="An .npz of real samples instead of the golden ones; their outputs are not checked.",
             ),
             click.option(
-                "--accuracy", "recipe", type=click.Path(path_type=Path, exists=True), metavar="RECIPE",
+                "--accuracy", "recipe", type=ExistingPath(), metavar="RECIPE",
                 help="Score the recipe's validation split on the device too.",
             ),
             click.option("--energy", is_flag=True, help="Measure energy too, where there is a sensor (minutes)."),

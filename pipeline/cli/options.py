@@ -10,6 +10,8 @@ from typing import Final
 
 import click
 
+from pipeline.cli.parameters import DEVICE, TARGET
+
 Command = Callable[..., None]
 
 VERSION: Final = metadata.version("edgepress")
@@ -27,11 +29,13 @@ target_option = click.option(
     "-t",
     "targets",
     multiple=True,
+    type=TARGET,
     metavar="TARGET",
     help="Profile name or file (repeatable); default: the recipe's.",
 )
 device_option = click.option(
     "--device",
+    type=DEVICE,
     metavar="NAME",
     help="Where to measure: a registered device (`edgepress devices list`), or local; default: the recipe's.",
 )

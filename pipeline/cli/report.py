@@ -10,6 +10,7 @@ import click
 
 from pipeline.cli.observing import observing
 from pipeline.cli.options import epilog, out_option, print_json, progress_options, set_option, target_option
+from pipeline.cli.parameters import Choice, ExistingPath
 
 if TYPE_CHECKING:
     from pipeline.api import Result
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
         "edgepress report --compare out/a/host out/b/host",
     ),
 )
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
-@click.argument("other", type=click.Path(path_type=Path, exists=True), required=False)
+@click.argument("source", type=ExistingPath())
+@click.argument("other", type=ExistingPath(), required=False)
 @click.option("--compare", is_flag=True, help="Compare two result folders: SOURCE and OTHER.")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "md", "json", "html"]),
+    type=Choice(["text", "md", "json", "html"]),
     default="text",
     show_default=True,
     help="text is for the terminal; the others go to stdout.",

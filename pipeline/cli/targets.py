@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pipeline.cli.options import epilog, json_option, print_json, progress_options
+from pipeline.cli.parameters import DEVICE, TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ def list_targets(*, as_json: bool) -> None:
 
 
 @targets.command(short_help="Show a profile.", epilog=epilog("edgepress targets show raspberry-pi-5"))
-@click.argument("target")
+@click.argument("target", type=TARGET)
 @json_option
 def show(target: str, *, as_json: bool) -> None:
     """Show a profile: a bundled name, or the path of your own profile.toml."""
@@ -78,7 +79,7 @@ def show(target: str, *, as_json: bool) -> None:
 
 
 @targets.command(short_help="Check profile files.", epilog=epilog("edgepress targets validate my-board.toml"))
-@click.argument("files", metavar="FILE [FILE]...", nargs=-1, required=True)
+@click.argument("files", metavar="FILE [FILE]...", nargs=-1, required=True, type=TARGET)
 @json_option
 def validate(files: tuple[str, ...], *, as_json: bool) -> None:
     """Check profile files (or bundled names) and show everything that is wrong; exit code 3 when anything is."""
@@ -113,7 +114,13 @@ def validate(files: tuple[str, ...], *, as_json: bool) -> None:
     epilog=epilog("edgepress targets probe --out my-pc.toml", "edgepress targets probe --device pi5 --out pi5.toml"),
 )
 @click.option(
-    "--device", "-d", default="local", show_default=True, metavar="NAME", help="A registered device, or local."
+    "--device",
+    "-d",
+    type=DEVICE,
+    default="local",
+    show_default=True,
+    metavar="NAME",
+    help="A registered device, or local.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; default: NAME.toml here."

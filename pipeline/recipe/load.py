@@ -67,7 +67,9 @@ def _override(data: dict[str, Any], override: str) -> None:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
             raise UsageError(
-                f"--set {override!r} cannot be applied", f"{key!r} is not a table", "name a key inside a table"
+                f"--set {override!r} cannot be applied",
+                f"{key!r} is no table, so it has no {keys[-1]!r}",
+                f"write --set {'.'.join(keys[: keys.index(key) + 1])}=VALUE, or name a key inside a table",
             )
     table[keys[-1]] = _toml_value(text.strip())
 
