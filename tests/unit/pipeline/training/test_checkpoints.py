@@ -166,6 +166,14 @@ def test_damage_anywhere_falls_back(
         assert same(store.latest(), made(2))
 
 
+def test_a_state_that_says_something_else_is_not_used(saved: Path, tmp_path: Path) -> None:
+    """Promise R4: a state that is sound JSON, and not what was written, is damage: its seal does not match."""
+    folder = Path(shutil.copytree(saved, tmp_path / "here"))
+    state = folder / "epoch-000002" / "state.json"
+    state.write_text(state.read_text(encoding="utf-8").replace("0.25", "0.35"), encoding="utf-8")
+    assert same(Checkpoints(folder).latest(), made(1))
+
+
 def test_names_that_are_none_of_ours_are_passed_over(tmp_path: Path) -> None:
     """Promise R12: other files in the folder, numbers of other alphabets among them, neither count nor crash."""
     store = Checkpoints(tmp_path)
