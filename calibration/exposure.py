@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import onnx_ir as ir
 
+from calibration.masks import infinite_tensors
 from calibration.modelfile import runnable
 from calibration.prepare import constant, main_nodes
 from calibration.session import Session
@@ -17,7 +18,7 @@ from targets.errors import InputError
 from targets.scheme import SCHEMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -48,15 +49,17 @@ class Watched:
 
 
 def watched(graph: ir.Graph) -> Watched:
-    """What to watch of a prepared graph."""
+    """What to watch of a prepared graph: nothing that is infinite on purpose."""
     found: dict[str, None] = {}
     clamped: dict[str, str] = {}
-    operators = _operators()
+    operators, infinite = _operators(), infinite_tensors(graph)
     for node in main_nodes(graph):
         if node.op_type not in operators:
             continue
         for value in (*node.inputs, *node.outputs):
-            if value is not None and value.dtype in {None, ir.DataType.FLOAT} and constant(value) is None:
+            if value is None or value.name in infinite:
+                continue
+            if value.dtype in {None, ir.DataType.FLOAT} and constant(value) is None:
                 found[str(value.name)] = None
         if _hides(node):
             clamped[str(node.inputs[0].name)] = str(node.outputs[0].name)  # type: ignore[union-attr]
@@ -124,7 +127,7 @@ def fixed_batch(io: ModelIo) -> bool:
 def culprit(
     model: ir.Model, name: str, batch: Batch, numbers: Sequence[int], *, threads: int, fixed: bool
 ) -> InputError:
-    """The error that names the first activation with NaN or Inf, and its sample; no activation is held.
+    """The error that names where NaN or Inf began, and the sample; no activation is held.
 
     Args:
         model: The prepared float model.
@@ -134,8 +137,9 @@ def culprit(
         threads: Threads inside one operator.
         fixed: The model takes only batches of this size, not single samples.
     """
-    names = [n for n in watched(model.graph).names if n not in batch]
-    names += [name] if name not in {*names, *batch} else []
+    seen = dict.fromkeys([*(n for n in watched(model.graph).names if n not in batch), name])
+    made = [str(v.name) for node in main_nodes(model.graph) for v in node.outputs if v.dtype == ir.DataType.FLOAT]
+    names = [n for n in dict.fromkeys([*made, *seen]) if n not in batch]
     count = len(next(iter(batch.values())))
     tensor, sample = name, numbers[0]
     with _reduced(model.graph, names, _difference, ir.DataType.FLOAT) as checks, runnable(model) as file:
@@ -143,9 +147,10 @@ def culprit(
         for index in range(0, count, count if fixed else 1):
             one = batch if fixed else {key: array[index : index + 1] for key, array in batch.items()}
             found = zip(names, session.run(checks, one), strict=True)
-            bad = next((n for n, value in found if not np.isfinite(value).all()), None)
-            if bad is not None:
-                tensor, sample = bad, numbers[index]
+            bad = {n for n, value in found if not np.isfinite(value).all()}
+            first = next((n for n in seen if n in bad), None)
+            if first is not None:
+                tensor, sample = _origin(model.graph, first, bad), numbers[index]
                 break
     where = f"in the batch of {count} that starts at sample {sample}" if fixed else f"at sample {sample}"
     return InputError(
@@ -153,6 +158,17 @@ def culprit(
         "the float model overflows or divides by zero there, so no range can be measured",
         f"look at sample {sample} and its preprocessing, or repair the model",
     )
+
+
+def _origin(graph: ir.Graph, name: str, bad: Collection[str]) -> str:
+    """Back from one tensor along those with NaN or Inf; what became finite again on the way here (a mask) is passed."""
+    makers = {str(value.name): node for node in main_nodes(graph) for value in node.outputs}
+    while name in makers:
+        before = next((str(v.name) for v in makers[name].inputs if v is not None and v.name in bad), None)
+        if before is None:
+            return name
+        name = before
+    return name
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from calibration.formats import FormatReport, finish, open_prepared, size_bytes
 from calibration.half_rules import HALVES, PROTECTED, Half, Ports, follow, hindrance, ports
+from calibration.masks import infinite_tensors
 from calibration.modelfile import open_float, runnable
 from calibration.prepare import constant, main_nodes, set_initializer
 from calibration.qdq import snr_db
@@ -132,10 +133,11 @@ def _raised(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _beyond(model: ir.Model, samples: Iterable[Mapping[str, Array]], limit: float, threads: int) -> set[str]:
-    """Tensors whose magnitude exceeds the limit on some sample."""
+    """Tensors whose magnitude exceeds the limit on some sample; masks of -inf, which 16 bits have too, do not count."""
     graph, made = model.graph, {}
+    infinite = infinite_tensors(graph)
     for value in [*graph.inputs, *(value for node in main_nodes(graph) for value in node.outputs)]:
-        if value.dtype == ir.DataType.FLOAT and value.name:
+        if value.dtype == ir.DataType.FLOAT and value.name and value.name not in infinite:
             size = ir.node("Abs", [value])
             reduced = ir.node("ReduceMax", [size.outputs[0]], {"keepdims": 0})
             made[str(value.name)] = reduced.outputs[0]
@@ -227,8 +229,9 @@ class _Writer:
         array = np.asarray(constant(value), np.float32)
         rounded = array.astype(self._half.numpy)
         if array.ndim > 1:
+            finite = np.isfinite(array)
             for reader, _ in readers[True]:
-                self.snr_db[str(reader.name)] = snr_db(array, rounded.astype(np.float32))
+                self.snr_db[str(reader.name)] = snr_db(array[finite], rounded.astype(np.float32)[finite])
         new = set_initializer(self._graph, f"{value.name}__{self._half.name}", rounded)
         for reader, index in readers[True]:
             reader.replace_input_with(index, new)

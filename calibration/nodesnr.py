@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from calibration.exposure import exposed, fixed_batch
+from calibration.masks import infinite_tensors
 from calibration.modelfile import open_float, runnable
 from calibration.prepare import main_nodes, prepare
 from calibration.quantized import INTEGERS
@@ -70,8 +71,8 @@ def outputs_by_node(
         return {}
     proto, other = open_float(float_model), open_onnx(quantized)
     exact = prepare(proto)
-    made = [value for node in main_nodes(exact.graph) for value in node.outputs]
-    readings = _readings(other, {str(value.name) for value in made if value.dtype == ir.DataType.FLOAT})
+    made = [value for node in main_nodes(exact.graph) for value in node.outputs if value.dtype == ir.DataType.FLOAT]
+    readings = _readings(other, {str(value.name) for value in made} - infinite_tensors(exact.graph))
     if not readings:
         return {}
     names = sorted({tensor for tensor, _ in readings.values()})

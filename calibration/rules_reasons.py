@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 ON_REQUEST: Final = "it is kept in float on request"
 
+MASKED: Final = "it carries a mask of -inf, which no integer holds"
+
 _NONE: Final = "the runtime has no integer {op}"
 _SLOWER: Final = "an integer {op} is no faster than a float one"
 _FUSED: Final = "TensorRT joins it to the layer before or carries Q over it: it needs no Q/DQ"

@@ -22,6 +22,7 @@ from pipeline.graph.paths import check_patterns, fits
 from pipeline.usercode import FactoryRef, call_factory
 from pipeline.weights import read_weights
 from targets.errors import InputError, nearest
+from targets.onnxtensors import is_mask
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -146,7 +147,7 @@ def load_user_weights(model: nn.Module, path: Path, *, fresh: Sequence[str] = ()
                 f"the file has shape {tuple(tensor.shape)}, the model {tuple(expected[name].shape)}",
                 "change model.args (width, classes), or give the weights of this architecture",
             )
-    check_finite(state, path.name)
+    check_finite(state, model, path.name)
     model.load_state_dict(state, strict=False)
 
 
@@ -186,14 +187,17 @@ def _owners(state: Mapping[str, Tensor]) -> dict[str, str]:
     }
 
 
-def check_finite(state: Mapping[str, Tensor], subject: str) -> None:
-    """Refuses weights that are NaN or infinite.
+def check_finite(state: Mapping[str, Tensor], model: nn.Module, subject: str) -> None:
+    """Refuses weights that are NaN or infinite; a buffer may be a mask (`targets.onnxtensors.is_mask`).
 
     Raises:
         InputError: Names the weight, how many values and where the first one is.
     """
+    learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not tensor.is_floating_point() or torch.isfinite(tensor).all():
+            continue
+        if name in learned or not is_mask(tensor.detach().float().cpu().numpy()):
             bad = (~torch.isfinite(tensor)).nonzero()
             raise InputError(
                 f"weight {name!r} of {subject} is not finite",
@@ -215,7 +219,7 @@ def save_model(folder: Path, graph: GraphModule, specs: Sequence[InputSpec], edi
         InputError: A weight is not finite.
     """
     state = graph.state_dict()
-    check_finite(state, "the model")
+    check_finite(state, graph, "the model")
     aliases = {name: owner for name, owner in _owners(state).items() if owner != name}
     own = {name: state[name].detach().clone(memory_format=torch.contiguous_format) for name in sorted(state)}
     weights = save({name: tensor for name, tensor in own.items() if name not in aliases})

@@ -55,7 +55,7 @@ def open_onnx(
         max_elements: Limit for the elements of one tensor.
 
     Raises:
-        InputError: Missing, empty, truncated, no ONNX model, too large, wrong opset, or NaN or Inf in a tensor.
+        InputError: Missing, empty, truncated, no ONNX model, too large, wrong opset, or NaN or Inf in a weight.
         RefusedError: External data outside the model's folder, behind a link, or past the end of its file.
     """
     model, _ = _parsed(path, read_model_bytes(path, max_bytes), max_nodes)
@@ -88,7 +88,7 @@ class Stored:
         """Checks the numbers of every tensor.
 
         Raises:
-            InputError: One does not fit its shape and type, or holds NaN or Inf.
+            InputError: One does not fit its shape and type, or holds NaN, or Inf where that is no mask.
         """
         for tensor in every_tensor(self.model):
             check_values(self.path, tensor)

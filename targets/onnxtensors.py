@@ -126,7 +126,7 @@ def _load(path: Path, tensor: onnx.TensorProto) -> None:
 
 
 def check_values(path: Path, tensor: onnx.TensorProto) -> None:
-    """Checks that a tensor's data fit its shape and type, and that no number in it is NaN or infinite.
+    """Checks that a tensor's data fit its shape and type, and that no number in it is NaN, or infinite by mistake.
 
     Raises:
         InputError: They do not, or one is.
@@ -137,7 +137,22 @@ def check_values(path: Path, tensor: onnx.TensorProto) -> None:
         if piece.dtype.kind != "f" and piece.dtype.name != "bfloat16":
             return
         if not np.isfinite(piece if piece.dtype.kind == "f" else piece.astype(np.float32)).all():
-            raise _not_finite(path, tensor, tensor_array(path, tensor))
+            whole = tensor_array(path, tensor)
+            if not is_mask(whole if whole.dtype.kind == "f" else whole.astype(np.float32)):
+                raise _not_finite(path, tensor, whole)
+            return
+
+
+def is_mask(values: np.ndarray[Any, np.dtype[Any]]) -> bool:
+    """Whether infinities are meant: all of one sign, and beside them nothing but 0. A mask to add, a fill, a bound.
+
+    Args:
+        values: Floating-point numbers of any shape.
+    """
+    import numpy as np
+
+    others = values[values != 0.0]
+    return bool(others.size and (others == others[0]).all() and np.isinf(others[0]))
 
 
 def pieces(path: Path, tensor: onnx.TensorProto) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:

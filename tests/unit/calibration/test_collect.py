@@ -120,6 +120,25 @@ def test_nan_activation_names_tensor_and_sample(save: Callable[..., Path]) -> No
         collect(path, CalibrationSet({"x": images}, batch_size=4), threads=1)
 
 
+def test_nan_is_named_where_it_began(save: Callable[..., Path]) -> None:
+    """Operators that no dialect quantises are named too; a mask of -inf that a Softmax takes away again is not."""
+    images = np.ones((6, 3, 8, 8), np.float32)
+    images[4] = 0.0
+    nodes = [
+        helper.make_node("Add", ["x", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["share"], axis=3),
+        helper.make_node("Log", ["x"], ["logarithm"]),
+        helper.make_node("Abs", ["logarithm"], ["size"]),
+        helper.make_node("Add", ["share", "size"], ["both"]),
+        helper.make_node("Conv", ["both", "w"], ["y"]),
+    ]
+    mask = np.where(np.arange(8) % 2, 0.0, -np.inf).astype(np.float32)
+    constants = {"w": np.ones((4, 3, 3, 3), np.float32), "mask": mask}
+    path = save(nodes, constants, outputs={"y": ["batch", 4, 6, 6]})
+    with pytest.raises(InputError, match="'logarithm' becomes NaN or Inf at sample 4"):
+        collect(path, CalibrationSet({"x": images}, batch_size=3), threads=1)
+
+
 def test_unknown_methods_and_unquantisable_models_are_refused(
     residual: Path, save: Callable[..., Path], images: NDArray[np.float32]
 ) -> None:

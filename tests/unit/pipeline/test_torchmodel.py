@@ -329,6 +329,25 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
     assert all(part in message for part in ("'2.weight'", "1 values", "[1, 3]"))
 
 
+def test_a_buffer_may_be_a_mask(tmp_path: Path) -> None:
+    """What attention adds is -inf on purpose; among other numbers, or as NaN, it is refused there too."""
+    mask = torch.triu(torch.full((3, 3), -torch.inf), 1)
+    for bad in (None, 0.5, torch.nan):
+        net, state = _net(), dict(_net().state_dict())
+        net.register_buffer("mask", torch.zeros(3, 3))
+        state["mask"] = mask.clone()
+        if bad is not None:
+            state["mask"][2, 2] = bad
+        path = tmp_path / "w.safetensors"
+        save_file(state, path)
+        if bad is None:
+            load_user_weights(net, path)
+            assert torch.equal(net.get_buffer("mask"), mask)
+            continue
+        with pytest.raises(InputError, match=r"'mask' of .* is not finite"):
+            load_user_weights(net, path)
+
+
 class _Canary:
     def __init__(self, path: str) -> None:
         self.path = path
