@@ -39,7 +39,7 @@ class ConvertStage(Stage[ConvertInputs]):
     """
 
     name = "convert"
-    version = 2
+    version = 3
     consumes = ConvertInputs
     produces = OnnxModel
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime")

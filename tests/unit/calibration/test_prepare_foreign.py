@@ -201,6 +201,48 @@ def test_a_pool_over_the_plane_is_global(attributes: dict[str, Any], op: str) ->
     assert np.allclose(_run(serialize(prepared)), _run(model.SerializeToString()), atol=1e-6)
 
 
+@pytest.mark.parametrize("pick", ["Slice", "along", "Gather", "Gather one", "backwards"])
+def test_sizes_beside_a_free_batch_are_constants(pick: str) -> None:
+    """What is picked from a Shape without the batch is known, and so is the mask that is made of it."""
+    last, first, one = np.array([-1]), np.array([0]), np.array([1])
+    nodes = {
+        "Slice": [helper.make_node("Slice", ["shape", "last", "end"], ["size"])],
+        "along": [helper.make_node("Slice", ["shape", "last", "end", "first"], ["size"])],
+        "Gather": [helper.make_node("Gather", ["shape", "last"], ["size"])],
+        "Gather one": [
+            helper.make_node("Gather", ["shape", "minus"], ["scalar"]),
+            helper.make_node("Unsqueeze", ["scalar", "first"], ["size"]),
+        ],
+        "backwards": [helper.make_node("Slice", ["shape", "last", "two", "first", "back"], ["size"])],
+    }[pick]
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        *nodes,
+        helper.make_node("Concat", ["size", "size"], ["square"], axis=0),
+        helper.make_node("Expand", ["fill", "square"], ["full"]),
+        helper.make_node("Trilu", ["full"], ["mask"]),
+        helper.make_node("Add", ["x", "mask"], ["y"], "add"),
+    ]
+    constants = {"last": last, "first": first, "end": np.array([2**60]), "minus": np.array(-1), "two": np.array([2])}
+    constants |= {"back": -one, "fill": np.float32(2.0)}
+    model = _model(nodes, {name: array for name, array in constants.items() if any(name in n.input for n in nodes)})
+    prepared = prepare(model)
+    assert [node.op_type for node in prepared.graph] == ["Add"]
+    assert np.array_equal(_run(serialize(prepared)), _run(model.SerializeToString()))
+
+
+def test_the_batch_itself_is_no_constant() -> None:
+    """A pick that holds the free batch stays a node."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["batch"]),
+        helper.make_node("Cast", ["batch"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "number"], ["y"], "add"),
+    ]
+    prepared = prepare(_model(nodes, {"first": np.array([0])}))
+    assert [node.op_type for node in prepared.graph] == ["Shape", "Gather", "Cast", "Add"]
+
+
 def test_large_fills_are_not_stored() -> None:
     """A constant that grows a lot when computed (a filled or repeated tensor) stays a node."""
     nodes = [
