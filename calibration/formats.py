@@ -3,7 +3,8 @@
 Not offered is int16 for activations. ONNX knows Q/DQ with int16 from opset 21 on, but no engine here computes in it:
 ONNX Runtime's CPU provider has no integer operator with 16-bit inputs, so it dequantises and computes in float32 (a
 test holds it to that); TensorRT refuses every integer type of Q/DQ but int8 and int4. Such a file would be slower than
-the float model. It pays only on NPUs that no engine of this project drives.
+the float model. Of what profiles name, Qualcomm's NPU alone has 16-bit activations (with 8-bit weights, by the page of
+ONNX Runtime's QNN provider); a dialect for it needs a device to check its placement on, which nobody has had yet.
 """
 
 from __future__ import annotations
