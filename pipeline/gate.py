@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipeline.recipe import BudgetSection
+from targets.words import counted
 
 MIB: Final = 1 << 20
 _ROUNDING: Final = 1e-9  # an accuracy exactly at the floor meets it
@@ -195,7 +196,7 @@ def blocks_text(found: Mapping[str, Any]) -> str:
         return ""
     if needed > _MANY_BLOCKS:
         return "; no campaign of a sensible length would show it"
-    return f"; about {needed} blocks would show it"
+    return f"; about {counted(needed, 'block')} would show it"
 
 
 def _times(found: Mapping[str, Any], incumbent: str) -> str:

@@ -23,6 +23,7 @@ from pipeline.usercode import FactoryRef, call_factory
 from pipeline.weights import read_weights
 from targets.errors import InputError, nearest
 from targets.onnxtensors import is_mask
+from targets.words import counted
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -169,7 +170,7 @@ def _check_names(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], fi
     else:
         fix = f"rename the model's layers or the weights; {nearest(first, expected if unknown else state)}"
     raise InputError(
-        f"{file} does not fit the model: {len(missing)} weights missing, {len(unknown)} unknown",
+        f"{file} does not fit the model: {counted(len(missing), 'weight')} missing, {len(unknown)} unknown",
         f"{'unknown' if unknown else 'missing'}: {first!r}"
         + (f"; missing: {missing[0]!r}" if unknown and missing else ""),
         fix,
@@ -201,7 +202,7 @@ def check_finite(state: Mapping[str, Tensor], model: nn.Module, subject: str) ->
             bad = (~torch.isfinite(tensor)).nonzero()
             raise InputError(
                 f"weight {name!r} of {subject} is not finite",
-                f"{len(bad)} values are NaN or Inf, the first at {bad[0].tolist()}",
+                f"{counted(len(bad), 'value is', 'values are')} NaN or Inf, the first at {bad[0].tolist()}",
                 "give weights from a training that converged, or lower the learning_rate that made them",
             )
 

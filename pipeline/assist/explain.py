@@ -9,6 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from targets.errors import UsageError, nearest
+from targets.words import counted
 
 if TYPE_CHECKING:
     from pipeline.reporting.schema import RunReport
@@ -68,7 +69,7 @@ def explain_layer(name: str, run: RunReport) -> tuple[dict[str, str], ...]:
     if not found:
         raise UsageError(
             f"the run has no layer {name!r}",
-            f"it knows {len(run.layers)} layers" if run.layers else "nothing was quantised in it",
+            f"it knows {counted(len(run.layers), 'layer')}" if run.layers else "nothing was quantised in it",
             nearest(name, [layer.name for layer in run.layers]) if run.layers else "give the folder of another run",
         )
     return tuple(_facts(layer, run) for layer in found)

@@ -17,6 +17,7 @@ from typing import Any, Final
 from pipeline.benchmarking.conditions import CampaignFacts, Runs
 from pipeline.benchmarking.results import headline_interval
 from pipeline.benchmarking.warnings import Caution
+from targets.words import counted
 
 _A_WIDTH: Final = 0.01
 _B_WIDTH: Final = 0.03
@@ -56,7 +57,7 @@ def _grade(width: float, blocks: int, cautions: Sequence[Caution], campaign: Cam
     if not campaign.quiet:
         reasons.append("the device was not quiet at the start")
     if blocks < campaign.min_blocks:
-        reasons.append(f"{blocks} blocks only, no verdict is given below {campaign.min_blocks}")
+        reasons.append(f"{counted(blocks, 'block')} only, no verdict is given below {campaign.min_blocks}")
     if blocks == 1:
         reasons.append("one process only: there is no interval")
     if math.isfinite(width) and width > campaign.target_half_width:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pipeline.benchmarking.conditions import CampaignFacts, Runs
 from pipeline.benchmarking.warnings import Caution, Severity
+from targets.words import counted
 
 _NOTABLE_CV: Final = 0.025  # W-GOVERNOR, W-TURBO inform only, unless CV > 2.5 % (trtexec's line)
 _IQR_TO_SIGMA: Final = 1.349
@@ -89,7 +90,8 @@ def _gpu(engines: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) -> 
     others = max((gpu.get("compute_processes") or 0 for gpu in readings), default=0)
     if others:
         yield _all(
-            "W-GPU-SHARED", "warning", "other programs use the GPU", f"{others} other processes compute on it",
+            "W-GPU-SHARED", "warning", "other programs use the GPU",
+            f"computing on it: {counted(others, 'other process', 'other processes')}",
             "stop them (nvidia-smi lists them) and measure again",
         )  # fmt: skip
 
@@ -99,7 +101,7 @@ def _sitting(runs: Mapping[str, Runs], facts: Mapping[str, Any], campaign: Campa
     if blocks < _FEW_BLOCKS and campaign.scenario_kind != "sustained":
         quick = campaign.mode == "quick"
         yield _all(
-            "W-FEW", "warning", "few blocks: screening only", f"{blocks} blocks, {_FEW_BLOCKS} are the rule",
+            "W-FEW", "warning", "few blocks: screening only", f"{counted(blocks, 'block')}, {_FEW_BLOCKS} are the rule",
             "measure in mode default" if quick else "raise budget_s",
         )  # fmt: skip
     for name, why in campaign.left_out.items():
@@ -128,7 +130,7 @@ def _inputs(
     if n_distinct < _FEW_SAMPLES:
         yield _all(
             "W-SAME-INPUT", "note", "few distinct samples: caches may flatter the latency",
-            f"{n_distinct} samples, {_FEW_SAMPLES} are the rule", "give more samples",
+            f"{counted(n_distinct, 'sample')}, {_FEW_SAMPLES} are the rule", "give more samples",
         )  # fmt: skip
     if campaign.inputs_source == "random":
         yield _all(

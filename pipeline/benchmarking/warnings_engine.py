@@ -14,6 +14,7 @@ from pipeline.benchmarking.conditions import Run, Runs
 from pipeline.benchmarking.results import latency_ns, steady_samples_ms, with_stable_outputs
 from pipeline.benchmarking.statistics import LICENCE, percentile
 from pipeline.benchmarking.warnings import Caution, Severity
+from targets.words import counted
 
 _PRESSURE_PERCENT: Final = 5.0  # W-NOISY-CPU: PSI some > 5 %
 _STEAL_PERCENT: Final = 1.0  # W-NOISY-CPU: steal > 1 %
@@ -174,7 +175,7 @@ def _fallback(name: str, runs: Runs, engine: Mapping[str, Any]) -> Caution | Non
     if not missing and not elsewhere:
         return None
     evidence = [f"{provider} did not start" for provider in missing]
-    evidence += [f"{n} nodes on {ep}, {asked[0]} was asked for" for ep, n in sorted(elsewhere.items())]
+    evidence += [f"{counted(n, 'node')} on {ep}, {asked[0]} was asked for" for ep, n in sorted(elsewhere.items())]
     return Caution(
         code="W-FALLBACK", severity="warning", engine=name, text="part of the model runs elsewhere than asked",
         evidence=", ".join(evidence), fix="install what the provider needs, or ask for the one that really runs",
@@ -200,7 +201,7 @@ def _subnormal(name: str, engine: Mapping[str, Any]) -> Caution | None:
     return Caution(
         code="W-SUBNORMAL", severity="note" if flushed else "warning", engine=name,
         text="constants hold subnormal numbers" + ("" if flushed else ", which slow it down"),
-        evidence=f"{count} values, treated as zero: {'yes' if flushed else 'no'}",
+        evidence=f"{counted(count, 'value')}, treated as zero: {'yes' if flushed else 'no'}",
         fix="keep denormal_as_zero = true in the profile's [engine]",
     )  # fmt: skip
 

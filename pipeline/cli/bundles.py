@@ -12,6 +12,7 @@ import click
 from pipeline.cli.options import epilog, print_json, progress_options
 from pipeline.cli.parameters import ExistingPath
 from pipeline.cli.waiting import waiting
+from targets.words import counted
 
 
 @click.command(
@@ -63,10 +64,10 @@ def verify(
         return
     golden = ""
     if checked.engine_ok:
-        golden = f", {checked.samples} golden samples answered, worst error {checked.worst_error:.3g}"
+        golden = f", {counted(checked.samples, 'golden sample')} answered, worst error {checked.worst_error:.3g}"
     signed = f", signed by {checked.signed_by[:16]}" if checked.signed_by else ""
     what = f"{checked.name} for {checked.target} ({checked.precision})"
-    click.echo(f"OK: {what}, {checked.files} files re-hashed{golden}{signed}")
+    click.echo(f"OK: {what}, {counted(checked.files, 'file')} re-hashed{golden}{signed}")
 
 
 @click.command(

@@ -9,6 +9,7 @@ import click
 from pipeline.cli.options import epilog, json_option, print_json, progress_options
 from pipeline.cli.parameters import Choice
 from pipeline.cli.waiting import waiting
+from targets.words import counted
 
 
 @click.group(short_help="The store of finished stages.", epilog=epilog("edgepress cache ls"))
@@ -40,7 +41,7 @@ def list_entries(*, as_json: bool) -> None:
         click.echo(
             f"{row['key'][:12]}  {row['stage']:<18} {row['bytes']:>12,} bytes{'  measured' if row['measured'] else ''}"
         )
-    click.echo(f"{len(rows)} entries")
+    click.echo(counted(len(rows), "entry", "entries"))
 
 
 @cache.command("verify", short_help="Re-hash everything in the store.", epilog=epilog("edgepress cache verify"))
@@ -56,7 +57,7 @@ def verify_entries(*, quiet: bool, as_json: bool) -> None:
         print_json({"damaged": damage})
     if damage:
         raise InputError(
-            f"{len(damage)} store entries were damaged",
+            f"{counted(len(damage), 'store entry was', 'store entries were')} damaged",
             "; ".join(damage),
             "they are in quarantine now; run the recipe again to rebuild them",
         )
@@ -88,7 +89,8 @@ def gc(max_age_days: float | None, *, everything: bool, quiet: bool, as_json: bo
     if as_json:
         print_json(dataclasses.asdict(report))
         return
-    click.echo(f"removed {report.removed_entries} entries ({report.removed_bytes:,} bytes), kept {report.kept_entries}")
+    removed = counted(report.removed_entries, "entry", "entries")
+    click.echo(f"removed {removed} ({report.removed_bytes:,} bytes), kept {report.kept_entries}")
 
 
 @click.command(short_help="Check this machine, and say what to install.", epilog=epilog("edgepress doctor"))
@@ -111,12 +113,14 @@ def doctor(*, as_json: bool) -> None:
                 click.echo(f"     {'':<17} fix: {finding.fix}")
         notes = sum(finding.ok and finding.note for finding in findings)
         if all(finding.ok for finding in findings):
-            more = f"; {notes} notes say what would give it more" if notes else ""
+            more = f"; {counted(notes, 'note')} on what would give it more" if notes else ""
             click.echo(f"This machine can run recipes{more}.")
     bad = [finding for finding in findings if not finding.ok]
     if bad:
         raise EnvironmentFailure(
-            f"{len(bad)} checks failed", "; ".join(f"{f.subject}: {f.text}" for f in bad), "; ".join(f.fix for f in bad)
+            f"{counted(len(bad), 'check')} failed",
+            "; ".join(f"{f.subject}: {f.text}" for f in bad),
+            "; ".join(f.fix for f in bad),
         )
 
 

@@ -24,6 +24,7 @@ from pipeline.cli.options import (
 )
 from pipeline.cli.waiting import waiting
 from pipeline.events import Observer
+from targets.words import counted
 
 _STAGE_HELP: Final = {
     "surgery": "Change the architecture by hand: up to `surgery`.",
@@ -80,7 +81,9 @@ def run(
 
         for result in results:
             show_run(result.run)
-            click.echo(f"{result.stages_run} stages run, {result.stages_reused} reused. Results: {result.folder}")
+            click.echo(
+                f"{counted(result.stages_run, 'stage')} run, {result.stages_reused} reused. Results: {result.folder}"
+            )
     for result in results:
         result.raise_if_rejected()
 

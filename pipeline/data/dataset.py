@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from targets.errors import InputError, nearest
+from targets.words import counted
 
 Array = npt.NDArray[Any]
 SPLIT_NAMES: Final = ("train", "calibration", "validation", "test")
@@ -78,7 +79,7 @@ class Dataset:
             raise InputError(
                 f"the data has no split {name!r}",
                 f"it has {', '.join(self.splits)}",
-                f"let the data factory return {name!r} too",
+                "give it one (docs/data.md says how)",
             ) from None
 
     @property
@@ -109,7 +110,7 @@ def dataset_from(value: object) -> Dataset:
         raise InputError(
             "the data has no validation split",
             f"it has {', '.join(value)}",
-            "let the data factory return 'validation' too",
+            "give it one (docs/data.md says how)",
         )
     splits = {name: _split(name, value[name]) for name in SPLIT_NAMES if name in value}
     _check_same_inputs(splits)
@@ -144,7 +145,7 @@ def _split(name: str, value: object) -> Split:
         raise InputError(
             f"split {name!r} has no samples",
             "its arrays have length 0",
-            "check paths and filters of the data factory",
+            "check paths and filters where the data is made",
         )
     return Split(inputs=arrays, labels=checked_labels)
 
@@ -155,7 +156,9 @@ def _input(value: object, where: str) -> Array:
         raise InputError(f"{where} is float64", "models run in float32", "return it as x.astype(np.float32)")
     if len(array) and not array.size:
         raise InputError(
-            f"{where} has samples without values", f"its shape is {array.shape}", "check how the data factory cuts them"
+            f"{where} has samples without values",
+            f"its shape is {array.shape}",
+            "check how they are cut where the data is made",
         )
     return array
 
@@ -193,7 +196,7 @@ def check_finite(array: Array, where: str) -> None:
     if len(bad):
         raise InputError(
             f"{where} has NaN or Inf",
-            f"{len(bad)} samples, the first is number {bad[0]}",
+            f"{counted(len(bad), 'sample')}, the first is number {bad[0]}",
             "clean or drop these samples",
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from targets.words import counted
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -20,7 +22,7 @@ def run_warnings(facts: RunFacts, results: Mapping[str, Mapping[str, Any]]) -> l
     found = _campaign_warnings(facts.campaign["warnings"]) if facts.campaign else []
     for pair, count in results["data"]["shared"].items():
         first, second = pair.split("/")
-        text = f"{count} samples of the {second} split are also in the {first} split"
+        text = f"the {first} split holds {counted(count, 'sample')} of the {second} split too"
         found.append(_warning("W-LEAK", text, "split the data without duplicates", "equal bytes"))
     if facts.campaign is None:
         text = "latency was not measured: what ships may be slower than dense-fp32 on this target"
@@ -31,7 +33,7 @@ def run_warnings(facts: RunFacts, results: Mapping[str, Mapping[str, Any]]) -> l
     found += _quantisation_warnings(results.get("quantize", {}))
     if "test" not in facts.samples:
         text = "there is no test split: the validation figures chose what ships, so they flatter it"
-        found.append(_warning("W-NO-TEST", text, "let the data factory return 'test' too"))
+        found.append(_warning("W-NO-TEST", text, "give the data a split 'test' too (docs/data.md)"))
     return found
 
 
@@ -44,7 +46,8 @@ def _quantisation_warnings(quantized: Mapping[str, Any]) -> list[dict[str, str]]
     ]
     forecast = quantized.get("forecast")
     if forecast and forecast.get("saturating"):
-        text = f"on x86 CPUs without VNNI {len(forecast['saturating'])} layers of the int8 file would saturate"
+        layers = counted(len(forecast["saturating"]), "layer")
+        text = f"on x86 CPUs without VNNI {layers} of the int8 file would saturate"
         fix = "build for a target with scheme ort-x86-avx2 there"
         found.append(
             _warning("W-SATURATES", text, fix, f"output SNR {forecast['snr_db']:.1f} dB against this CPU class")

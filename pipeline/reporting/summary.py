@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, final
 from pipeline.reporting import text
 from pipeline.reporting.schema import RunReport, run_report
 from pipeline.reporting.story import headline
+from targets.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -63,7 +64,8 @@ def _whole_lines(report: RunReport) -> list[RenderableType]:
     first = held[0]
     place = f" at {first.module}" if first.module else ""
     more = f", and {len(held) - 1} more" if len(held) > 1 else ""
-    said = f"{first.units} channels ({first.parameters} parameters) by {first.operator}{place}: {first.reason}{more}"
+    held_there = f"{counted(first.units, 'channel')} ({counted(first.parameters, 'parameter')})"
+    said = f"{held_there} by {first.operator}{place}: {first.reason}{more}"
     return [Text(f"  pruning left whole: {said}", style="dim")]
 
 

@@ -26,6 +26,7 @@ from pipeline.search.trial import try_candidate
 from pipeline.stages.base import configuration
 from targets.errors import BudgetError, InputError
 from targets.files import sha256_bytes
+from targets.words import counted
 
 if TYPE_CHECKING:
     from pipeline.events import Observer
@@ -119,7 +120,7 @@ class Search:
                 raise
             if failures >= _FATAL and not self.study.tried():
                 raise InputError(
-                    f"the first {failures} candidates could not be made",
+                    f"the first {counted(failures, 'candidate')} could not be made",
                     self.study.given_up()[-1].reason,
                     "mend the recipe: run it once with `edgepress run`",
                 )

@@ -13,6 +13,7 @@ from pipeline.data import DataSource
 from pipeline.stages.base import Context, Stage
 from pipeline.tasks import Task
 from targets.errors import InputError
+from targets.words import counted
 
 if TYPE_CHECKING:
     from pipeline.data import Dataset
@@ -82,7 +83,7 @@ class DataStage(Stage[DataInputs]):
             first, second = pair.split("/")
             named = ", ".join(f"{first} {a} = {second} {b}" for a, b in samples[:_NAMED])
             more = f" and {len(samples) - _NAMED} more" if len(samples) > _NAMED else ""
-            what = f"{len(samples)} samples of split {second!r} are in {first!r} too"
+            what = f"split {first!r} holds {counted(len(samples), 'sample')} of {second!r} too"
             if self.duplicates == "refuse":
                 raise InputError(
                     what,

@@ -12,6 +12,7 @@ from pipeline.data import DataSource
 from pipeline.recipe import ExportSection
 from pipeline.stages.base import Context, Stage
 from pipeline.usercode import FactoryRef
+from targets.words import counted
 
 PARITY_SAMPLES: Final = 64
 
@@ -59,7 +60,7 @@ class ExportStage(Stage[ExportInputs]):
         data = context.data.checked(self.source, src.data)
         split = data["validation"].bound(tuple(spec.name for spec in specs)).take(slice(0, PARITY_SAMPLES))
         expected = predict(graph, split, threads=1)
-        context.progress(0.8, f"comparing with torch on {len(split)} samples")
+        context.progress(0.8, f"comparing with torch on {counted(len(split), 'sample')}")
         found = run_onnx(out / "model.onnx", split)
         errors = check_parity(found, expected, tolerance=self.export.tolerance)
         return {"parity": errors, "parity_samples": len(split), "size_bytes": (out / "model.onnx").stat().st_size}

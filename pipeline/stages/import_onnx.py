@@ -147,6 +147,6 @@ def bind_to_onnx(split: Split, description: Mapping[str, Any]) -> Split:
             raise InputError(
                 f"input {name!r} of the data is {array.dtype.name} of shape {array.shape[1:]} per sample",
                 f"the model takes {wanted[name]['dtype']} of shape {tuple(shape)}",
-                "convert the arrays in the data factory",
+                "convert the arrays where the data is made",
             )
     return bound

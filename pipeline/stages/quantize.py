@@ -14,6 +14,7 @@ from pipeline.stages.base import Context, Stage
 from pipeline.stages.calibrate import CALIBRATION_BATCH, calibration_samples, save_classes, spread_rows
 from pipeline.tasks import Task
 from targets.profile import TargetProfile
+from targets.words import counted
 
 _OVERHEAD_S: Final = 3600.0
 
@@ -129,7 +130,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
 def _warn_of_saturation(forecast: Mapping[str, Any] | None, context: Context) -> None:
     if forecast and forecast.get("saturating"):
         context.warn(
-            f"on x86 CPUs without VNNI {len(forecast['saturating'])} layers would saturate (output SNR "
+            f"on x86 CPUs without VNNI {counted(len(forecast['saturating']), 'layer')} would saturate (output SNR "
             f"{forecast['snr_db']:.1f} dB against this CPU class): use a target with scheme ort-x86-avx2 there"
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from targets.errors import DiskFailure, EdgepressError
+from targets.words import counted
 
 if TYPE_CHECKING:
     from calibration.sensitivity import Unit
@@ -119,7 +120,7 @@ class Recovery:
             found = self._quantized(out, summary, float_nodes)
             accuracy = self._score(out / "model.onnx", out.name)
             made[float_nodes] = out, accuracy, found
-            text = f"{len(float_nodes)} layers in float"
+            text = f"{counted(len(float_nodes), 'layer')} in float"
             self.context.progress(0.9, text, **{self.task.metric: accuracy})
             return accuracy >= floor
 

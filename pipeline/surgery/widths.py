@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.graph.patterns import matches
 from pipeline.pruning import Decisions, all_criteria, find_groups
 from targets.errors import Fault, nearest
+from targets.words import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,7 +79,10 @@ def _narrow(
     """Notes the units that go for one module; what is wrong and how to mend it where that cannot be."""
     size = _size(parts)
     if width > size:
-        return f"{module!r} has {size} channels, fewer than {width}", f"write {size} or less: surgery widens nothing"
+        return (
+            f"{module!r} has {counted(size, 'channel')}, fewer than {width}",
+            f"write {size} or less: surgery widens nothing",
+        )
     decided = [(group, member) for group, member in parts if group.name in removed]
     gone = sum(int(np.isin(member.units, removed[group.name]).sum()) for group, member in decided)
     free = [(group, member) for group, member in parts if group.name not in removed]

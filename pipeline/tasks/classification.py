@@ -116,7 +116,7 @@ def check_class_range(labels: Mapping[str, npt.NDArray[Any]], classes: int, colu
                 f"split {name!r} has the label {array.max()}",
                 f"the model has {classes} {columns}, so labels are 0 to {classes - 1}"
                 + (f"; they run from 1 to {classes}: they look 1-based" if one_based else ""),
-                "labels that start at 1 need `labels - 1` in the data factory; else give the model more outputs",
+                "labels that start at 1 need `labels - 1` where the data is made; else give the model more outputs",
             )
 
 

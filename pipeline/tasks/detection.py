@@ -85,7 +85,7 @@ class Detection(Task):
                     f"the labels name class {most}",
                     f"the model has {logits.shape[axis]} classes, counted from 0"
                     + (": the labels look 1-based" if one_based else ""),
-                    "subtract 1 from the classes in the data factory; else give the model more classes",
+                    "subtract 1 from the classes where the data is made; else give the model more classes",
                 )
 
     def loss(self, outputs: Sequence[Tensor], labels: Tensor, *, label_smoothing: float) -> Tensor:
@@ -195,7 +195,7 @@ def _check_boxes(name: str, labels: npt.NDArray[Any]) -> None:
         raise InputError(
             f"split {name!r} has the class {classes[~whole][0]:g}",
             "classes are whole numbers from 0; -1 marks padding",
-            "map them in the data factory",
+            "map them where the data is made",
         )
     if there.any() and corners[there].max() > 1 + _SLACK:
         raise InputError(

@@ -79,7 +79,7 @@ class Recommendation(Task):
                 raise InputError(
                     f"split {name!r} has {said}",
                     f"the model scores {shape[1]} candidates, counted from 0",
-                    "labels that start at 1 need `labels - 1` in the data factory",
+                    "labels that start at 1 need `labels - 1` where the data is made",
                 )
         for name in (self.metric, *self.beside):
             if name not in self.functions and number_in(name) >= shape[1]:

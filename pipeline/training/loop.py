@@ -124,9 +124,9 @@ class _Training:
             on_epoch(result)
         while progress.epoch < config.epochs and not self._is_over():
             result = self._epoch(on_step if leads else None)
-            if leads:
-                on_epoch(result)
             self._save()
+            if leads:  # told when it is kept: who is interrupted now loses no epoch that was shown
+                on_epoch(result)
         return self._finished()
 
     def _epoch(self, on_step: Callable[[StepResult], None] | None) -> EpochResult:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from targets.engines.buildfile import SCHEMA
 from targets.errors import InputError
+from targets.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -171,7 +172,7 @@ def _refuse(name: str, found: Inspection) -> None:
             "convert the model to that format first, or ask for fp32",
         )
     if total and found.compute.get("elsewhere", 0) == total:
-        where = ", ".join(f"{count} nodes on {provider}" for provider, count in found.providers.items())
+        where = ", ".join(f"{counted(count, 'node')} on {provider}" for provider, count in found.providers.items())
         raise InputError(
             f"{name} does not run where it was to",
             f"all {total} convolutions and matrix products fell back: {where}",

@@ -81,7 +81,7 @@ def test_stopped_in_training(edgepress: Run, edgepress_program: Path, project: S
     assert found == 130, said
     assert "Traceback" not in said
     assert said.splitlines()[-3:] == [
-        "error: interrupted by SIGINT", "  why: finished stages and epochs are kept",
+        "error: interrupted by SIGINT", "  why: what is finished is kept: stages, and epochs of a training",
         "  fix: run the same command to continue",
     ]  # fmt: skip
     done = edgepress(*arguments, env=environment)

@@ -76,9 +76,9 @@ def install(moments: Moments) -> None:
         moments.reach("blobs")
 
     def progress(
-        self: object, node: Node, real: Callable[..., Callable[..., None]] = runner._Run._progress
+        self: object, *of: object, real: Callable[..., Callable[..., None]] = runner._Run._progress
     ) -> Callable[..., None]:
-        tell = real(self, node)
+        tell = real(self, *of)
 
         def told(*arguments: object, **options: object) -> None:
             tell(*arguments, **options)

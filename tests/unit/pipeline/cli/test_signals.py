@@ -68,7 +68,7 @@ def test_the_first_signal_is_told_in_three_lines(number: signal.Signals, tmp_pat
     code, said = _ended(tmp_path, number)
     assert code == 128 + number
     assert said.splitlines() == [
-        f"error: interrupted by {number.name}", "  why: finished stages and epochs are kept",
+        f"error: interrupted by {number.name}", "  why: what is finished is kept: stages, and epochs of a training",
         "  fix: run the same command to continue",
     ]  # fmt: skip
 

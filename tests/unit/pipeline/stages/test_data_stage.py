@@ -47,7 +47,7 @@ def test_samples_in_two_splits_are_refused_by_their_numbers(tmp_path: Path) -> N
     stage = DataStage(source=_Given("train", "validation"), task=Classification(), splits=("train", "validation"))
     with pytest.raises(InputError) as caught:
         stage.run(DataInputs(), tmp_path, _context(tmp_path, []))
-    assert "4 samples of split 'validation' are in 'train' too" in caught.value.what
+    assert "split 'train' holds 4 samples of 'validation' too" in caught.value.what
     assert "train 0 = validation 0" in caught.value.why
     assert 'data.duplicates = "allow"' in caught.value.fix
 

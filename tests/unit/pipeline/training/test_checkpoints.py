@@ -260,7 +260,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_used(
     options: dict[str, Any] = {"epochs": 3, "keep": "best", "momentum": 0.9}
 
     def stop(result: Any) -> None:  # noqa: ANN401
-        if result.epoch == 3:
+        if result.epoch == 2:
             raise Stopped
 
     with pytest.raises(Stopped):
@@ -300,7 +300,7 @@ def test_a_training_goes_on_before_the_damage(
     world.fit(whole, epochs=4)
 
     def stop(result: Any) -> None:  # noqa: ANN401
-        if result.epoch == 4:
+        if result.epoch == 3:
             raise Stopped
 
     with pytest.raises(Stopped):
