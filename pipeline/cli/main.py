@@ -179,7 +179,9 @@ def _stop_now(number: int, frame: FrameType | None) -> None:
 
 def _interrupted(signum: signal.Signals) -> int:
     error = Interrupted(
-        f"interrupted by {signum.name}", "what is finished is kept: stages, and epochs of a training", "run the same command to continue"
+        f"interrupted by {signum.name}",
+        "what is finished is kept: stages, and epochs of a training",
+        "run the same command to continue",
     )
     _show(error)
     return 128 + signum

@@ -97,7 +97,9 @@ class Checkpoints:
             try:
                 found = _read(self._place(epoch), epoch)
             except _FAULTS as error:
-                _log.warning("the checkpoint of epoch %d is damaged (%s); the one before it serves, if there is one", epoch, error or type(error))
+                _log.warning(
+                    "the checkpoint of epoch %d is damaged (%s): the one before serves", epoch, error or type(error)
+                )
                 continue
             if found is not None:
                 return found
