@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _CODE: Final = frozenset({"EPContext", "PythonOp", "PythonOpGrad", "ATen", "PyOp", "PyCustomOp"})
 _SHAPE_INPUT: Final = {"ConstantOfShape": 0, "Expand": 1, "RandomNormal": -1, "RandomUniform": -1}
 _MAX_DIMENSIONS: Final = 64
+_SHOWN: Final = 8
 
 
 def check_content(path: Path, bodies: Iterable[Iterable[onnx.NodeProto]], model: onnx.ModelProto, limit: int) -> None:
@@ -42,18 +43,18 @@ def check_content(path: Path, bodies: Iterable[Iterable[onnx.NodeProto]], model:
                     "export the model again without it, from the framework it comes from",
                 )
             if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].HasField("t"):
-                known[node.output[0]] = node.attribute[0].t
+                known |= dict.fromkeys(node.output, node.attribute[0].t)
             elif node.op_type in _SHAPE_INPUT:
                 _check_made(path, node, known, limit)
 
 
 def _check_made(path: Path, node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto], limit: int) -> None:
     dims = _asked(node, known)
-    elements = math.prod(dims)
-    if any(dim < 0 for dim in dims) or elements <= limit:
+    if any(dim < 0 for dim in dims) or math.prod(dims) <= limit:
         return
+    shape = "x".join([*map(str, dims[:_SHOWN]), *("..." for _ in dims[_SHOWN : _SHOWN + 1])])
     raise InputError(
-        f"{path.name} asks for a tensor {node.output[0]!r} of {elements:.3g} elements ({node.op_type}, shape {dims})",
+        f"{path.name} asks for a tensor {', '.join(node.output)!r} of shape {shape} ({node.op_type})",
         f"{limit} elements are the limit of one tensor",
         "export the model again; a model of this size is damaged or meant to do harm",
     )

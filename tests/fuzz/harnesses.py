@@ -169,12 +169,14 @@ def _onnx_seeds() -> list[bytes]:
     outside = TensorProto(name="w", data_type=1, dims=[3])
     outside.data_location = TensorProto.EXTERNAL
     outside.external_data.add(key="location", value="../x")
-    shape = numpy_helper.from_array(np.array([1 << 40], np.int64), "s")
+    shape, vast = (numpy_helper.from_array(np.array([1 << 40] * rank, np.int64), "s") for rank in (1, 64))
     found = []
     for nodes, tensors in (
         ([helper.make_node("Relu", ["x"], ["y"])], []),
         ([helper.make_node("Relu", ["x"], ["y"])], [outside]),
         ([helper.make_node("ConstantOfShape", ["s"], ["y"])], [shape]),
+        ([helper.make_node("ConstantOfShape", ["s"], [])], [vast]),
+        ([helper.make_node("Constant", [], [], value=shape), helper.make_node("Relu", ["x"], ["y"])], []),
         ([helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft")], []),
     ):
         graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], tensors)
