@@ -9,6 +9,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pipeline.reporting.schema import Candidate, Epoch, RunReport
@@ -45,6 +46,7 @@ _STYLE: Final[Mapping[Any, Any]] = {
 }  # fmt: skip
 _NO_METADATA: Final = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _ROOM: Final = 1.25
+_COLUMNS_FROM: Final = 4  # as many histograms stand side by side
 _LIMIT: Final = "#cf5b5b"
 
 
@@ -54,7 +56,10 @@ def charts(run: RunReport) -> dict[str, str]:
     plots = {name: svg(name, draw, height) for name, (draw, height) in drawn.items()}
     worst = [tensor for tensor in run.calibration if tensor.histogram is not None]
     if worst:
-        plots["histograms"] = figure_svg("histograms", lambda figure: draw_histograms(figure, worst), 1.25 * len(worst))
+        half = len(worst) if len(worst) < _COLUMNS_FROM else (len(worst) + 1) // 2
+        for name, part in (("histograms", worst[:half]), ("histograms-more", worst[half:])):
+            if part:
+                plots[name] = figure_svg(name, partial(draw_histograms, tensors=part), 1.25 * len(part))
     return plots
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pipeline.reporting import text
 from pipeline.reporting.schema import Candidate, RunReport, run_report
+from pipeline.reporting.templates import templates
 from targets.files import write_atomic
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 RUN_NAME: Final = "run.json"
 REPORT_NAME: Final = "report.html"
@@ -71,7 +69,7 @@ def render_report(run: Mapping[str, object]) -> str:
     from pipeline.reporting.tables import candidate_rows, candidate_table, stage_table
 
     report = run_report(text.presentable(run, home=str(Path.home())))
-    environment = _environment()
+    environment = templates()
     environment.globals.update(t=text, plots={name: Markup(svg) for name, svg in charts(report).items()})  # noqa: S704
     labels, stage_rows = stage_table(report)
     environment.filters["plain"] = _plain
@@ -105,22 +103,9 @@ def render_comparison(first: Mapping[str, object], second: Mapping[str, object])
 
     runs = [run_report(text.presentable(run, home=str(Path.home()))) for run in (first, second)]
     rows, notes = compare_runs(*runs)
-    page = _environment().get_template("compare.html.jinja")
+    page = templates().get_template("compare.html.jinja")
     said = [headline(run) for run in runs]
     return str(page.render(first=runs[0], second=runs[1], rows=rows, notes=notes, headlines=said, t=text))
-
-
-def _environment() -> Environment:
-    """Templates that escape everything and know every name they use."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader("pipeline.reporting", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _reference(report: RunReport) -> Candidate | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.reporting import text
+from pipeline.reporting.templates import templates
 from pipeline.reporting.tensor_charts import legend_below
 
 if TYPE_CHECKING:
@@ -24,24 +25,18 @@ _KEYS: Final = {"latency": "latency_ratio", "accuracy": "accuracy_drop", "size":
 
 def render_search(found: Mapping[str, Any]) -> str:
     """The text of ``search.html``; the same findings give the same bytes."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     from pipeline.reporting.charts import svg
 
-    environment = Environment(
-        loader=PackageLoader("pipeline.reporting", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     best = next((trial for trial in found["trials"] if trial["number"] == found["best"]), None)
     plot = None
     if found["trials"]:
         plot = Markup(svg("front", lambda axes: _front(axes, found), _HEIGHT_INCHES))  # noqa: S704
     return str(
-        environment.get_template(_TEMPLATE).render(
+        templates()
+        .get_template(_TEMPLATE)
+        .render(
             found=found,
             best=best,
             plot=plot,

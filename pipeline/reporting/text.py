@@ -14,6 +14,9 @@ NONE: Final = "\N{EN DASH}"  # says "no value"
 BY_PROCESS: Final = "by process"  # opens the note of a percentile that differs from process to process
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 _USELESS: Final = 10  # an interval that reaches so many times the value says nothing in figures
+_NO_BREAK: Final = "\N{NO-BREAK SPACE}"
+_UNIT: Final = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B|[mµ]?s|dB|points?|blocks?)(?![a-z]))")
+_SHORT_INTERVAL: Final = re.compile(r"\[[^\]]{1,20}\]")
 _Z95: Final = 1.959964
 _SECRETS: Final = (
     (re.compile(r"(\w+://)[^/\s:@]+:[^/\s@]+@"), r"\1***@"),
@@ -31,6 +34,12 @@ def presentable(value: Any, *, home: str) -> Any:  # noqa: ANN401 - any plain da
     if isinstance(value, list | tuple):
         return [presentable(item, home=home) for item in value]
     return value
+
+
+def tied(shown: str) -> str:
+    """The same without a place to break a line between a number and its unit, or within a short interval."""
+    shown = _UNIT.sub(_NO_BREAK, shown)
+    return _SHORT_INTERVAL.sub(lambda found: found[0].replace(" ", _NO_BREAK), shown)
 
 
 def interval(measured: Interval | None, unit: str) -> str:

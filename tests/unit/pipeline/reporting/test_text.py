@@ -103,3 +103,18 @@ def test_private_text_is_hidden_and_controls_are_spelled_out() -> None:
     assert shown["c"] == "a\\x1b]0;owned\\x07b\\u202ec\nd"
     assert shown["n"] == [1, 2.5, None, True]
     assert text.presentable("/etc/x", home="/") == "/etc/x"
+
+
+@pytest.mark.parametrize(
+    ("shown", "tied"),
+    [
+        ("13 % of its size", "13\N{NO-BREAK SPACE}% of its size"),
+        ("0.21 ms, 5 blocks", "0.21\N{NO-BREAK SPACE}ms, 5\N{NO-BREAK SPACE}blocks"),
+        ("95 % CI [0.1, 0.2]", "95\N{NO-BREAK SPACE}% CI [0.1,\N{NO-BREAK SPACE}0.2]"),
+        ("[n = 3957, at most 4.28 milliseconds]", "[n = 3957, at most 4.28 milliseconds]"),
+        ("2 seconds", "2 seconds"),
+    ],
+)
+def test_no_line_breaks_between_a_number_and_its_unit(shown: str, tied: str) -> None:
+    """Promise: what belongs together stays on a line; what is long may still be broken."""
+    assert text.tied(shown) == tied
