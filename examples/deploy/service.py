@@ -4,7 +4,8 @@
     curl -s localhost:8080/health
     curl -s localhost:8080/infer -d '{"x": [[0.0, ...]]}'
 
-It listens on loopback; put it behind whatever does TLS and access control where you are.
+It listens on loopback unless --host says otherwise (as in a container, whose own network keeps others out); put it
+behind whatever does TLS and access control where you are.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from typing import Any
 import numpy as np
 
 MAX_REQUEST_BYTES = 16 << 20
+PATIENCE_S = 30  # with a client that sends nothing
 
 
 class Engine:
-    """A bundle's engine, opened once; one inference at a time, as it was measured."""
+    """A bundle's engine, opened once; one inference of one sample at a time, as it was measured."""
 
     def __init__(self, bundle: Path) -> None:
         sys.path.insert(0, str(bundle / "ondevice.pyz"))
@@ -38,32 +40,48 @@ class Engine:
 
     def infer(self, rows: dict[str, Any]) -> dict[str, Any]:
         """Outputs by name, for inputs by name: lists with a first axis of samples."""
-        wanted = {item["name"]: item["dtype"] for item in self.spec["inputs"]}
+        wanted = {item["name"]: item for item in self.spec["inputs"]}
         if rows.keys() != wanted.keys():
             raise ValueError(f"the inputs are {', '.join(wanted)}; got {', '.join(rows) or 'none'}")
-        feed = {name: np.ascontiguousarray(rows[name], dtype=wanted[name]) for name in wanted}
+        feed = {name: _checked(rows[name], item) for name, item in wanted.items()}
+        counts = {len(array) for array in feed.values()}
+        if len(counts) != 1 or not (count := counts.pop()):
+            raise ValueError("every input needs the same number of samples, at least one")
         with self._lock:
-            outputs = self._runner.run(feed)
+            found = [self._runner.run({name: array[n : n + 1] for name, array in feed.items()}) for n in range(count)]
         names = [item["name"] for item in self.spec["outputs"]]
-        return {name: output.tolist() for name, output in zip(names, outputs, strict=True)}
+        return {name: np.concatenate(each).tolist() for name, each in zip(names, zip(*found, strict=True), strict=True)}
 
 
-def server(engine: Engine, port: int) -> ThreadingHTTPServer:
-    """A server on loopback; port 0 takes a free one."""
+def _checked(value: object, item: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """The array that an input takes: engines answer to some wrong shapes, and what they say then means nothing."""
+    array = np.ascontiguousarray(value, dtype=item["dtype"])
+    shape = item["shape"]  # names stand for sizes that are free; the first one is the batch
+    fits = array.ndim == len(shape)
+    if not fits or any(isinstance(b, int) and a != b for a, b in zip(array.shape[1:], shape[1:], strict=True)):
+        raise ValueError(f"input {item['name']} has shape {list(array.shape)}; the engine takes {shape}")
+    return array
+
+
+def server(engine: Engine, port: int, host: str = "127.0.0.1") -> ThreadingHTTPServer:
+    """A server; port 0 takes a free one."""
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = PATIENCE_S
+
         def do_GET(self) -> None:
             known = {"engine": engine.spec["engine"], "sha256": engine.spec["sha256"]}
             self._answer(HTTPStatus.OK if self.path == "/health" else HTTPStatus.NOT_FOUND, known)
 
         def do_POST(self) -> None:
-            size = int(self.headers.get("Content-Length") or 0)
+            length = self.headers.get("Content-Length") or ""
+            size = int(length) if length.isascii() and length.isdigit() else 0
             if self.path != "/infer" or not 0 < size <= MAX_REQUEST_BYTES:
                 self._answer(HTTPStatus.BAD_REQUEST, {"error": "POST a JSON object of inputs to /infer"})
                 return
             try:
                 self._answer(HTTPStatus.OK, engine.infer(json.loads(self.rfile.read(size))))
-            except (ValueError, TypeError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
                 self._answer(HTTPStatus.BAD_REQUEST, {"error": str(error)})
 
         def _answer(self, status: HTTPStatus, document: dict[str, Any]) -> None:
@@ -77,7 +95,7 @@ def server(engine: Engine, port: int) -> ThreadingHTTPServer:
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
             del format, arguments  # a line a request is too much for an SD card
 
-    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    return ThreadingHTTPServer((host, port), Handler)
 
 
 def main() -> None:
@@ -85,10 +103,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--host", default="127.0.0.1")
     options = parser.parse_args()
     subprocess.run([sys.executable, options.bundle / "ondevice.pyz", "verify"], check=True, cwd=options.bundle)
-    with server(Engine(options.bundle), options.port) as serving:
-        sys.stdout.write(f"serving {options.bundle} on http://127.0.0.1:{serving.server_port}\n")
+    with server(Engine(options.bundle), options.port, options.host) as serving:
+        sys.stdout.write(f"serving {options.bundle} on http://{options.host}:{serving.server_port}\n")
         serving.serve_forever()
 
 

@@ -59,8 +59,13 @@ def test_the_service_gives_the_golden_answers(service: ModuleType, result: Any) 
             name = engine.spec["outputs"][0]["name"]
             wanted = next(golden[key] for key in golden.files if key.endswith(name) and key not in inputs)
             np.testing.assert_allclose(np.asarray(answer[name]), wanted, rtol=1e-3, atol=1e-2)
-            assert ask(f"{base}/infer", {"nosuch": [1]})[0] == 400
-            assert ask(f"{base}/infer", {})[0] == 400
+            sample = {name: array[:1].tolist() for name, array in inputs.items()}
+            wrong = {name: np.zeros((1, *[size + 1 for size in a.shape[1:]])).tolist() for name, a in inputs.items()}
+            shapeless = [dict.fromkeys(sample, value) for value in (1, None, [], [[1], [1, 2]])]
+            for nonsense in ({"nosuch": [1]}, {}, [1], None, wrong, *shapeless):
+                assert ask(f"{base}/infer", nonsense)[0] == 400
+            status, one = ask(f"{base}/infer", sample)
+            np.testing.assert_allclose(one[name], answer[name][:1], rtol=1e-4, atol=1e-4)
             with urllib.request.urlopen(f"{base}/health", timeout=30) as health:
                 assert json.load(health)["sha256"] == engine.spec["sha256"]
         finally:

@@ -26,6 +26,8 @@ def _commands() -> list[tuple[str, str]]:
                 (page.name, line) for line in joined.splitlines() if re.match(r"\s*(\$ )?(\S*/)?edgepress ", line)
             ]
         found += [(page.name, line) for line in re.findall(r"`(edgepress [^`\n]+)`", text)]
+    for job in sorted((ROOT / "examples").rglob("*.yml")):
+        found += [(job.name, line) for line in re.findall(r"run: (edgepress .+)", job.read_text(encoding="utf-8"))]
     return found
 
 
