@@ -1,4 +1,4 @@
-"""What a built engine answers on this machine; where it does not run here, ONNX Runtime on the same graph."""
+"""What a built engine answers on this machine; where it cannot as on its target, ONNX Runtime on the same graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.stages.inference import run_engine, run_onnx
+from targets import machine
 from targets.process import Limits, call_limited
+from targets.scheme import scheme
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,11 +23,14 @@ if TYPE_CHECKING:
 STAND_IN: Final = "ONNX Runtime, the same graph"
 """Who answers for an engine that does not run here; every text that tells such an answer says so."""
 
+_SATURATES: Final = "sums of its 8-bit products saturate on this CPU, which has no VNNI, and not on the target's"
 _ASK_TIMEOUT_S: Final = 120.0
 
 
 def stands_in(engine: Path, profile: TargetProfile) -> str:
     """Why the engine in the folder ``engine`` does not answer here itself; empty where it does.
+
+    One in ORT format has no Q/DQ left that could be computed otherwise: it answers itself on every CPU.
 
     Args:
         engine: An engine's folder.
@@ -34,7 +39,19 @@ def stands_in(engine: Path, profile: TargetProfile) -> str:
     description = json.loads((engine / "engine.json").read_text(encoding="utf-8"))
     if description.get("build_on_device"):
         return "it is built on the device"
-    return runs_here(profile) if description.get("model") else ""
+    if description.get("model"):
+        return runs_here(profile)
+    in_float = description.get("precision") == "int8" and Path(description["file"]).suffix == ".onnx"
+    return _SATURATES if in_float and not computes_alike(profile) else ""
+
+
+def computes_alike(profile: TargetProfile) -> bool:
+    """Whether int8 sums on this machine are exact, as they are on the target."""
+    if machine.provides(profile.hardware.arch, profile.hardware.isa) or machine.arch() != "x86_64":
+        return True
+    return scheme(profile.quantization.scheme).weight_bits < 8 or bool(  # noqa: PLR2004 - 7-bit weights never saturate
+        machine.cpu_features() & {"avx512_vnni", "avx_vnni"}
+    )
 
 
 def answers(

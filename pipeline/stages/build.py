@@ -38,7 +38,7 @@ class BuildStage(Stage[BuildInputs]):
     """
 
     name = "build"
-    version = 4
+    version = 5
     consumes = BuildInputs
     produces = CandidateBuild
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")

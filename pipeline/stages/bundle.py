@@ -53,7 +53,7 @@ class BundleStage(Stage[BundleInputs]):
     """
 
     name = "bundle"
-    version = 3
+    version = 4
     consumes = BundleInputs
     produces = Bundle
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime")

@@ -50,6 +50,7 @@ class _TensorRt(Engine):
     """What both have in common: one way to check, to build, to inspect and to open."""
 
     _module: str
+    _limits: Limits = _LIMITS
 
     @final
     def _check(self, model: Path, profile: TargetProfile) -> list[Fault]:
@@ -61,7 +62,7 @@ class _TensorRt(Engine):
         if not self._builds_here(profile):
             return waiting_build(out, plan, precision)
         values_checked()
-        _run_program("build", out, f"building {model.name} with {self.name}")
+        _run_program("build", out, f"building {model.name} with {self.name}", self._limits)
         return EngineBuild.read(out)
 
     @final
@@ -135,6 +136,7 @@ class TensorRtRtxEngine(_TensorRt):
 
     name = "tensorrt-rtx"
     _module = RTX
+    _limits = Limits(timeout_s=600.0)  # it takes seconds; with LSTM layers 1.7.1 was not seen to come back
 
     def available(self) -> Availability:
         """Whether tensorrt-rtx is installed."""
@@ -205,14 +207,14 @@ def _program(command: str, folder: Path) -> list[str]:
     return [sys.executable, "-I", "-m", "targets.ondevice", command, str(folder), "--nonce", _NONCE]
 
 
-def _run_program(command: str, folder: Path, what: str) -> dict[str, Any]:
+def _run_program(command: str, folder: Path, what: str, limits: Limits = _LIMITS) -> dict[str, Any]:
     """Runs a command of the device program in a limited child: a vendor's library may end its whole process.
 
     Raises:
         EdgepressError: As the program reports it.
         DeviceError: The library crashed.
     """
-    done = run_limited([*_program(command, folder), "--limit-s", str(_LIMITS.timeout_s)], limits=_LIMITS, what=what)
+    done = run_limited([*_program(command, folder), "--limit-s", str(limits.timeout_s)], limits=limits, what=what)
     if done.returncode < 0:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["nothing on stderr"]
         raise DeviceError(

@@ -16,6 +16,7 @@ from pipeline.stages import answers as module
 from pipeline.stages import evaluate as evaluate_module
 from pipeline.stages.answers import answers, ask_in_child, stands_in
 from pipeline.stages.bundle import golden_atol
+from targets import machine
 from targets.engines.base import Availability
 from targets.options import TensorRtOptions
 from targets.profile import TargetProfile, load_profile
@@ -68,6 +69,34 @@ def test_where_it_does_not_run_its_graph_answers(
     for size in (None, 1, 4):
         found = answers(folder, SPLIT, profile, tmp_path, batch_size=size)
         np.testing.assert_allclose(found["y"], SPLIT.inputs["x"] @ WEIGHT, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("features", "target", "special", "itself"),
+    [
+        ({"avx2", "fma"}, "raspberry-pi-5", {"precision": "int8"}, False),
+        ({"avx2", "fma"}, "x86-64-vnni", {"precision": "int8"}, False),
+        ({"avx2", "fma"}, "x86-64-avx2", {"precision": "int8"}, True),
+        ({"avx2", "fma"}, "raspberry-pi-5", {"precision": "fp32"}, True),
+        ({"avx2", "fma"}, "raspberry-pi-5", {"precision": "int8", "file": "engine.ort"}, True),
+        ({"avx2", "fma", "avx_vnni"}, "raspberry-pi-5", {"precision": "int8"}, True),
+    ],
+)
+def test_sums_that_saturate_only_here_are_not_the_targets(
+    features: set[str], target: str, special: dict[str, Any], itself: bool,  # noqa: FBT001 - a column of the table
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    """8-bit weights on x86 without VNNI: the graph answers for an Arm board's engine, in float around Q/DQ."""
+    monkeypatch.setattr(machine, "arch", lambda: "x86_64")
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr(module, "run_engine", lambda *_, **__: {"y": "its own"})
+    folder, profile = built(tmp_path, **special), load_profile(target)
+    assert ("no VNNI" in stands_in(folder, profile)) is not itself
+    found = answers(folder, SPLIT, profile, tmp_path)["y"]
+    if itself:
+        assert found == "its own"
+    else:
+        np.testing.assert_allclose(found, SPLIT.inputs["x"] @ WEIGHT, rtol=1e-5)
 
 
 def test_where_it_does_not_run_no_float_engine_is_built_to_compare_with(

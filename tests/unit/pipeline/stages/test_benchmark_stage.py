@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.artifacts import CandidateBuild, DatasetInfo
 from pipeline.data import Dataset, Split
-from pipeline.stages import expected
+from pipeline.stages import answers
 from pipeline.stages.base import Context
 from pipeline.stages.benchmark import BenchmarkInputs, BenchmarkStage
 from pipeline.tasks import TASKS, Classification
@@ -153,8 +153,8 @@ def test_saturating_cpus_do_not_promise_the_answers_of_others(
     """8-bit weights saturate on x86 without VNNI: such a machine cannot say what an Arm board must answer."""
     monkeypatch.setattr(machine, "arch", lambda: "x86_64")
     monkeypatch.setattr(machine, "cpu_features", lambda: frozenset(features))
-    assert expected.computes_alike(load_profile("raspberry-pi-5")) is alike
-    assert expected.computes_alike(load_profile("x86-64-avx2")), "7-bit weights never saturate"
+    assert answers.computes_alike(load_profile("raspberry-pi-5")) is alike
+    assert answers.computes_alike(load_profile("x86-64-avx2")), "7-bit weights never saturate"
 
 
 OPENVINO = {"engine": "openvino", "runtime": "openvino", "runtime_version": "2026.4.0-1-x"}

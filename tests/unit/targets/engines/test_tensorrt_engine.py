@@ -26,6 +26,7 @@ from targets.ondevice.cuda import Gpu
 from targets.ondevice.tensorrt_module import driver_answers
 from targets.onnxfile import open_onnx
 from targets.options import TensorRtOptions
+from targets.process import Limits
 from targets.profile import TargetProfile, load_profile
 from targets.scheme import scheme
 
@@ -328,6 +329,17 @@ def test_a_crash_of_the_vendors_library_is_said(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(DeviceError, match="crashed") as caught:
         tensorrt._run_program("build", tmp_path, "building it")
     assert "signal 11" in caught.value.why
+
+
+@rtx
+def test_a_build_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The vendor's compiler may hang: the program is ended within the engine's limit, and that is said."""
+    assert tensorrt.TensorRtRtxEngine._limits.timeout_s < tensorrt.TensorRtEngine._limits.timeout_s
+    monkeypatch.setattr(tensorrt.TensorRtRtxEngine, "_limits", Limits(timeout_s=1.0))
+    waiting = "import time; time.sleep(600)"
+    monkeypatch.setattr(tensorrt, "_program", lambda *_: [tensorrt.sys.executable, "-c", waiting])
+    with pytest.raises(EdgepressError, match="longer than its limit of 1 s"):
+        engine("tensorrt-rtx").build(net("residual", "fp32", tmp_path), target(), tmp_path / "out", precision="fp32")
 
 
 def test_where_rtx_is_missing_the_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
