@@ -88,7 +88,7 @@ MUTANTS: Final = (
     _mutant("orphans of a killed supervisor", "targets/process.py",
             '        kill_marked(f"{_MARK}={folder.name}")\n', "        pass\n", _CHILD),
     _mutant("limit of elements", "targets/onnxcontent.py",
-            "    if any(dim < 0 for dim in dims) or elements <= limit:\n", "    if True:\n", _ONNX),
+            "    if any(dim < 0 for dim in dims) or math.prod(dims) <= limit:\n", "    if True:\n", _ONNX),
     _mutant("nodes with code", "targets/onnxcontent.py", "            if node.op_type in _CODE:\n",
             "            if False:\n", _ONNX),
     _mutant("hard links", "targets/contained.py", "    if found.st_nlink != 1:\n", "    if False:\n", _ONNX),
