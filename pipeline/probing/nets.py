@@ -53,7 +53,8 @@ def own_net(model: Path) -> Net:
     Raises:
         InputError: It is no ONNX model, or an axis beside the batch has no fixed size.
     """
-    return Net(name=model.stem, model=model, inputs=_drawn(open_onnx(model)))
+    path = model.absolute()  # engines are built in children, whose folder is another
+    return Net(name=model.stem, model=path, inputs=_drawn(open_onnx(path)))
 
 
 def _written(name: str, model: onnx.ModelProto, folder: Path) -> Net:

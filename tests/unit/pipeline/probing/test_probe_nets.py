@@ -76,3 +76,10 @@ def test_own_models_without_fixed_sizes_are_refused(tmp_path: Path) -> None:
     onnx.save(_model(["n", "length"]), path)
     with pytest.raises(InputError, match="length"):
         own_net(path)
+
+
+def test_a_model_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: a relative path is as good as a whole one, although engines are built in another folder."""
+    onnx.save(convolutions(), tmp_path / "net.onnx")
+    monkeypatch.chdir(tmp_path)
+    assert own_net(Path("net.onnx")).model == tmp_path / "net.onnx"
