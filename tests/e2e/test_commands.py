@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from pipeline.cli.main import cli
 from pipeline.store import Store, make_key
 
 if TYPE_CHECKING:
@@ -190,46 +192,15 @@ def test_progress_for_nobody_and_for_a_program(
             assert done.stderr
 
 
-COMMANDS = [
-    "run",
-    "plan",
-    "prune",
-    "distill",
-    "export",
-    "calibrate",
-    "quantize",
-    "build",
-    "benchmark",
-    "bundle",
-    "verify",
-    "measure",
-    "compare",
-    "layers",
-    "report",
-    "targets validate",
-    "targets probe",
-    "devices",
-    "devices add",
-    "devices trust",
-    "devices list",
-    "devices facts",
-    "devices shell",
-    "devices rm",
-    "targets",
-    "targets list",
-    "targets show",
-    "cache",
-    "cache ls",
-    "cache verify",
-    "cache gc",
-    "doctor",
-    "init",
-    "schema",
-    "",
-]
+def _names(group: click.Group, before: str = "") -> Iterator[str]:
+    """Every command as it is called, groups too."""
+    for name, command in group.commands.items():
+        yield f"{before}{name}"
+        if isinstance(command, click.Group):
+            yield from _names(command, f"{before}{name} ")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["", *_names(cli)])
 def test_help_shows_an_example(command: str, inline: Run) -> None:
     """Every --help has an example of that very command, no text cut short, and no line over 80 columns."""
     done = inline(*command.split(), "--help")
