@@ -78,20 +78,9 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
             self._patience.daemon = True
             self._patience.start()
         else:
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                Progress,
-                SpinnerColumn,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
+            from pipeline.cli.bars import progress
 
-            text = TextColumn("{task.description}", markup=False)
-            left = TimeRemainingColumn(compact=True)
-            columns = (SpinnerColumn(), text, BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("left"), left)
-            bar = self._stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
+            bar = self._stack.enter_context(progress(shares=True))
             self._bar = bar, bar.add_task(f"{event.stage}: {event.title}", total=1.0)
 
     def _progress(self, event: StageProgress) -> None:

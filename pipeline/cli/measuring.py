@@ -37,15 +37,9 @@ class MeasuringObserver(AbstractContextManager["MeasuringObserver"]):
     def __enter__(self) -> MeasuringObserver:
         self._stack.enter_context(telling_logs(quiet=self._quiet, as_json=self._as_json))
         if sys.stderr.isatty() and not self._quiet and not self._as_json:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+            from pipeline.cli.bars import progress
 
-            name, now = (
-                TextColumn("{task.fields[device]}", markup=False),
-                TextColumn("{task.description}", markup=False),
-            )
-            columns = (SpinnerColumn(), name, BarColumn(bar_width=20), now, TimeElapsedColumn())
-            self._bars = self._stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
+            self._bars = self._stack.enter_context(progress(shares=True))
         return self
 
     def __exit__(
@@ -66,8 +60,8 @@ class MeasuringObserver(AbstractContextManager["MeasuringObserver"]):
         with self._lock:
             if self._bars is not None:
                 if device not in self._tasks:
-                    self._tasks[device] = self._bars.add_task("", total=1.0, device=device)
-                self._bars.update(self._tasks[device], description=text, completed=share)
+                    self._tasks[device] = self._bars.add_task("", total=1.0)
+                self._bars.update(self._tasks[device], description=f"{device}: {text}", completed=share)
             elif not self._quiet and self._said.get(device) != once:
                 self._said[device] = once
                 if self._as_json:

@@ -40,11 +40,9 @@ def waiting(text: str, *, quiet: bool = False, as_json: bool = False) -> Iterato
 @contextmanager
 def _spinner(text: str) -> Iterator[Callable[[str], None]]:
     """What is done now, and for how long already."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from pipeline.cli.bars import progress
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress(shares=False) as bar:
         task = bar.add_task(text, total=None)
         yield lambda now: bar.update(task, description=now)
 
