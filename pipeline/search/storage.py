@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 
+_MAKERS: Final = 8  # of one database, at once
+_MAKING_S: Final = 0.5
 _A_DRIVER: Final = "install the driver of that database"
 _DRIVERS: Final = {
     "postgresql": "pip install 'psycopg[binary]'",
@@ -37,7 +40,7 @@ def open_storage(place: str) -> BaseStorage:
     if "://" not in place:
         return _journal_file(Path(place))
     try:
-        return _redis(place) if place.startswith("redis") else optuna.storages.RDBStorage(place)
+        return _redis(place) if place.startswith("redis") else _database(place)
     except ImportError as error:
         raise EnvironmentFailure(
             f"cannot open the study at {_public(place)}", str(error), _DRIVERS.get(place.partition("://")[0], _A_DRIVER)
@@ -61,6 +64,19 @@ def _journal_file(path: Path) -> BaseStorage:
         raise
     except Exception as error:  # whatever optuna meets in events that hold together and make no sense
         raise damaged(path, f"its events make no sense ({type(error).__name__})") from error
+
+
+def _database(place: str) -> BaseStorage:
+    """Tries again where another worker makes the tables in the same moment: the database refuses the second one."""
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    for _ in range(_MAKERS):
+        try:
+            return RDBStorage(place)
+        except (IntegrityError, ProgrammingError):
+            time.sleep(_MAKING_S)
+    return RDBStorage(place)
 
 
 def _redis(place: str) -> BaseStorage:
