@@ -152,7 +152,7 @@ def _rename(state: dict[str, Any]) -> None:
     ("damage", "expected"),
     [
         pytest.param(_narrow, ["'conv1.weight'", "(8, 16, 3, 3)", "(16, 16, 3, 3)"], id="shapes that do not fit"),
-        pytest.param(_poison, ["'conv1.weight'", "1 values are NaN", "[3, 1, 0, 2]"], id="NaN"),
+        pytest.param(_poison, ["'conv1.weight'", "1 value is NaN", "[3, 1, 0, 2]"], id="NaN"),
         pytest.param(_rename, ["unknown: 'haed.bias'", "'head.bias'"], id="a name that does not fit"),
     ],
 )
@@ -228,7 +228,7 @@ def test_bad_command_line(arguments: list[str], code: int, expected: list[str], 
         ),
         pytest.param(["--target", "nosuch.toml"], INPUT, ["nosuch.toml"], id="no such profile file"),
         pytest.param(["--set", "nonsense"], USAGE, ["--set 'nonsense'", "dotted.key=value"], id="no assignment"),
-        pytest.param(["--set", "prune.ratio.x=3"], USAGE, ["'ratio' is not a table"], id="a key below a value"),
+        pytest.param(["--set", "prune.ratio.x=3"], USAGE, ["'ratio' is no table"], id="a key below a value"),
         pytest.param(["--set", "threads=0"], INPUT, ["threads: 0 is not valid"], id="no threads"),
         pytest.param(["--set", "train.epoch=3"], INPUT, ["train.epoch", "'epochs'"], id="an unknown key"),
     ],
