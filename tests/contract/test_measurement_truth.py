@@ -324,9 +324,9 @@ def test_killed_in_mid_block(local: LocalDevice, entrant: Entrant, tmp_path: Pat
     "scenario",
     [
         Scenario(kind="paced", period_ms=2.0),
-        Scenario(kind="throughput", batch=2, concurrency=2),
+        pytest.param(Scenario(kind="throughput", batch=2, concurrency=2), marks=pytest.mark.long),
         Scenario(kind="cold"),
-        Scenario(kind="sustained", duration_s=1.0),
+        pytest.param(Scenario(kind="sustained", duration_s=1.0), marks=pytest.mark.long),
     ],
     ids=lambda scenario: scenario.kind,
 )

@@ -48,7 +48,7 @@ def onnx_project(tmp_path: Path, result: SimpleNamespace, inline: Run) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("task", ["classification", "fidelity"])
+@pytest.mark.parametrize("task", [pytest.param("classification", marks=pytest.mark.long), "fidelity"])
 def test_a_bundle_from_an_onnx_file(task: str, onnx_project: Path, inline: Run, tmp_path: Path) -> None:
     """The float file becomes a verified bundle; without labels it is judged against itself."""
     if task == "fidelity":

@@ -151,6 +151,7 @@ def test_kills_at_every_boundary_lose_nothing(
         assert found[0].read_bytes() == found[1].read_bytes()
 
 
+@pytest.mark.long
 def test_the_routes_go_through_every_stage(routes: ModuleType, tmp_path: Path) -> None:
     """Promise R1: no stage of ours is in none of the recipes that the sweep runs."""
     from pipeline.compose import compose

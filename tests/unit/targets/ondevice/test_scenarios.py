@@ -72,8 +72,8 @@ def test_a_stall_is_inherited_by_all_that_queue_behind(clock: _Clock) -> None:
     assert report["median_ns"] == pytest.approx(4 * MS, rel=0.05)
 
 
-@settings(max_examples=12, deadline=None)
-@given(st.lists(st.integers(10, 40 * MS), min_size=2, max_size=60), st.integers(1 * MS, 20 * MS))
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.integers(10, 40 * MS), min_size=2, max_size=25), st.integers(1 * MS, 20 * MS))
 def test_paced_latency_is_that_of_a_queue(durations: list[int], period_ns: int) -> None:
     """Property: latencies from the schedule follow Lindley's recursion w' = max(0, w + s - period), plus service."""
     with pytest.MonkeyPatch.context() as patch:
@@ -152,8 +152,8 @@ def test_a_short_hiccup_is_no_throttling(clock: _Clock) -> None:
     assert endurance.sustained(call, 600, 100 * MS)["scenario_result"]["throttled_after_s"] is None
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.integers(1, 500))
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 200))
 def test_sustained_keeps_evenly_when_there_are_too_many(count: int) -> None:
     """Property: over the room every n-th sample of all is kept, from the first; the sum counts them all."""
     with pytest.MonkeyPatch.context() as patch:
