@@ -107,11 +107,13 @@ class TrialStarted:
         number: Of the trial, from 0.
         of: How many will be tried.
         point: The recipe keys that vary, and their values.
+        left_s: What this and all further trials will take; None before the first one told.
     """
 
     number: int
     of: int
     point: Mapping[str, object]
+    left_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,8 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
             if not event.quiet:  # the stage that found nothing to gain has said so in its own line
                 say(dropped_line(event))
         elif isinstance(event, TrialStarted):
-            say(f"trial {event.number + 1} of {event.of}: {', '.join(f'{k}={v}' for k, v in event.point.items())}")
+            point = ", ".join(f"{key}={value}" for key, value in event.point.items())
+            say(f"trial {event.number + 1} of {event.of}{_left(event.left_s)}: {point}")
         elif isinstance(event, TrialFinished):
             self._clear()
             say(f"trial {event.number + 1}: {event.outcome}")
@@ -90,8 +91,7 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
             bar.update(task, completed=event.done, description=f"{event.stage}  {event.text}  {figures}")
         else:
             self._be_patient_no_more()
-            left = f", {event.left_s:.0f} s left" if event.left_s is not None and event.left_s >= 1 else ""
-            say(f"    {event.stage} {event.done:4.0%}  {event.text}{left}  {figures}".rstrip())
+            say(f"    {event.stage} {event.done:4.0%}  {event.text}{_left(event.left_s)}  {figures}".rstrip())
 
     def _step(self, event: TrainingStep) -> None:
         assert self._bar is not None
@@ -108,6 +108,10 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
         self._be_patient_no_more()
         self._stack.close()
         self._bar = None
+
+
+def _left(left_s: float | None) -> str:
+    return f", {left_s:.0f} s left" if left_s is not None and left_s >= 1 else ""
 
 
 def _values(values: Mapping[str, float]) -> str:

@@ -24,6 +24,7 @@ from pipeline.search.survey import survey
 from pipeline.search.target import profile_at
 from pipeline.search.trial import try_candidate
 from pipeline.stages.base import configuration
+from pipeline.timeleft import TimeLeft
 from targets.errors import BudgetError, InputError
 from targets.files import sha256_bytes
 from targets.words import counted
@@ -104,7 +105,7 @@ class Search:
 
     def run(self) -> SearchResult:
         """Tries candidates until trials or time are used up; what is on the disk is valid at every moment."""
-        begin, failures = time.monotonic(), 0
+        begin, failures, left = time.monotonic(), 0, TimeLeft()
         budget_s = self._section.time_budget_s
         trying_s = budget_s * self._section.screening_share if budget_s and self._shortened else budget_s
         self._keep_best()  # killed between a trial and this, an earlier call left it undone
@@ -112,7 +113,7 @@ class Search:
             claim = self.study.claim()
             if claim is None:
                 break
-            self._observer(TrialStarted(number=claim.number, of=self._section.trials, point=claim.point))
+            self._announce(claim, left, None if trying_s is None else begin + trying_s - time.monotonic())
             try:
                 failures = 0 if self._try(claim) else failures + 1
             except BaseException:
@@ -131,6 +132,14 @@ class Search:
         else:
             self._confirm_leader(feasible_only=False)
         return self._write()
+
+    def _announce(self, claim: Claim, left: TimeLeft, budget_s: float | None) -> None:
+        """Says what is tried now, and how long trials go on: until all are done or the time is up."""
+        done, of = len(self.study.tried()) + len(self.study.given_up()), self._section.trials
+        left_s = left.left_s(done / of)
+        if left_s is not None and budget_s is not None:
+            left_s = min(left_s, budget_s)
+        self._observer(TrialStarted(number=claim.number, of=of, point=claim.point, left_s=left_s))
 
     def _try(self, claim: Claim) -> bool:
         """Whether the candidate could be made; its figures are in the study."""

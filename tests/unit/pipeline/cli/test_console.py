@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import console
 from pipeline.cli.console import ConsoleObserver, finished_line, json_observer
-from pipeline.events import CandidateDropped, Notice, StageFinished, StageProgress, StageStarted
+from pipeline.events import CandidateDropped, Notice, StageFinished, StageProgress, StageStarted, TrialStarted
 
 if TYPE_CHECKING:
     import pytest
@@ -48,6 +48,17 @@ def test_a_log_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> 
         "    prune  90%  nearly, 12 s left",
         finished_line(FINISHED),
         "  note: look",
+    ]
+
+
+def test_a_trial_tells_how_long_the_search_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """Promise: which of how many, what is tried, and the time that all trials take yet, once there is a pace."""
+    with ConsoleObserver() as observer:
+        observer(TrialStarted(number=0, of=3, point={"prune.ratio": 0.5}))
+        observer(TrialStarted(number=1, of=3, point={"prune.ratio": 0.7, "distill.epochs": 2}, left_s=41.6))
+    assert capsys.readouterr().err.splitlines() == [
+        "trial 1 of 3: prune.ratio=0.5",
+        "trial 2 of 3, 42 s left: prune.ratio=0.7, distill.epochs=2",
     ]
 
 

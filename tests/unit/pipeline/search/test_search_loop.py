@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from pipeline.events import TrialStarted
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.search import search
 from pipeline.search.candidates import Engine, Tried
@@ -16,6 +17,7 @@ from pipeline.search.pace import Pace
 from pipeline.search.proxies import Glance
 from pipeline.search.trial import Found
 from pipeline.store import Store
+from pipeline.timeleft import TimeLeft
 from targets.errors import BudgetError, InputError
 
 if TYPE_CHECKING:
@@ -249,3 +251,15 @@ def test_the_page_is_inert_and_whole(bench: Bench, tmp_path: Path) -> None:
     nasty["recipe"] = "<img src=x>"
     assert "<img" not in render_search(nasty)
     assert render_search(result.found) == page
+
+
+def test_each_trial_tells_how_long_trials_go_on(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: by the pace of those before it, and never longer than the time budget has left."""
+    shares: list[float] = []
+    monkeypatch.setattr(TimeLeft, "left_s", lambda _self, share: shares.append(share) or 1000.0 * (1 - share))
+    heard: list[Event] = []
+    run(tmp_path, text=BASE.replace("trials = 10", "trials = 10\ntime_budget_s = 600.0"), heard=heard)
+    told = [event.left_s for event in heard if isinstance(event, TrialStarted)]
+    assert shares == pytest.approx([number / 10 for number in range(10)])
+    assert told[4:] == pytest.approx([600.0, 500.0, 400.0, 300.0, 200.0, 100.0], abs=60.0)
+    assert all(left_s is not None and left_s <= 600.0 for left_s in told)
