@@ -106,7 +106,7 @@ def validate(files: tuple[str, ...], *, as_json: bool) -> None:
         print_json(rows)
     if faults:
         wrong = sum(not row["ok"] for row in rows)
-        raise faults_error(files[0] if len(files) == 1 else f"{wrong} of {len(files)} profiles", faults)
+        raise faults_error(files[0] if len(files) == 1 else f"the set of {len(files)} profiles ({wrong} wrong)", faults)
 
 
 @targets.command(

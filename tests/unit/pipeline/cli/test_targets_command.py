@@ -96,7 +96,7 @@ def test_all_faults_of_all_files_come_at_once(tmp_path: Path) -> None:
     assert "good.toml: board is valid" in done.stdout
     assert isinstance(done.exception, InputError)
     assert done.exception.exit_code == 3
-    assert "2 of 3 profiles" in done.exception.what
+    assert "the set of 3 profiles (2 wrong)" in done.exception.what
     where = [fault.where for fault in done.exception.faults]
     assert sorted(where) == ["a.toml: engine.threads", "a.toml: quantization.scheme", "c.toml"]
     assert all(fault.fix for fault in done.exception.faults)
