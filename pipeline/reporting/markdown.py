@@ -1,4 +1,4 @@
-"""A run as Markdown, for a merge request or a wiki: the verdict, the candidates, the stages, the warnings."""
+"""A run as Markdown, for a merge request or a wiki: verdict, candidates, stages, channels, layers, warnings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.reporting import text
 from pipeline.reporting.compare import Row
 from pipeline.reporting.schema import run_report
-from pipeline.reporting.tables import candidate_rows, stage_table
+from pipeline.reporting.tables import candidate_rows, layer_table, stage_table
 
 
 def markdown_report(run: Mapping[str, object]) -> str:
@@ -27,6 +27,14 @@ def markdown_report(run: Mapping[str, object]) -> str:
     if stages:
         rows = [[stage.stage, *cells, f"{stage.wall_s:.1f} s"] for stage, cells in stages]
         parts += ["## Stages", _table(["stage", *labels, "took"], rows)]
+    if report.widths:
+        rows = [[width.group, str(width.before), str(width.after)] for width in report.widths]
+        parts += ["## Channels", _table(["group", "before", "after"], rows)]
+    if report.times is not None and report.times.rows:
+        parts += [f"## Layers of {_cell(report.times.candidate)}", _table(*layer_table(report.times))]
+    if missing := [one for one in report.dropped if not one.quiet]:
+        lines = (f"- {_cell(one.name)}: {_cell(one.what)}: {_cell(one.why)}. Fix: {_cell(one.fix)}." for one in missing)
+        parts += ["## Not built", "\n".join(lines)]
     if report.warnings:
         lines = (f"- `{w.code}` {_cell(w.text)}. Fix: {_cell(w.fix)}." for w in report.warnings)
         parts += ["## Warnings", "\n".join(lines)]

@@ -1,4 +1,4 @@
-"""The cells of the report's two main tables, as text; rows and columns that nobody filled are left out."""
+"""The cells of the report's tables, as text; rows and columns that nobody filled are left out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pipeline.reporting import text
 
 if TYPE_CHECKING:
     from pipeline.reporting.schema import Candidate, RunReport, Stage, StageMetrics
+    from pipeline.reporting.schema_layers import LayerTimes
 
 
 _Row: TypeAlias = "tuple[str, Callable[[Candidate], str]]"
@@ -106,3 +107,23 @@ def stage_table(report: RunReport) -> tuple[list[str], list[tuple[Stage, list[st
         (label, cell) for label, cell in columns if any(cell(stage.metrics) != text.NONE for stage in report.stages)
     ]
     return [label for label, _ in used], [(stage, [cell(stage.metrics) for _, cell in used]) for stage in report.stages]
+
+
+def layer_table(times: LayerTimes) -> tuple[list[str], list[list[str]]]:
+    """What the layers of the shipped engine take, in the order of execution: the head and the rows."""
+    head = ["layer", "operator", "shape", "precision", "SNR", "µs", "share", "bound by", "of attainable"]
+    rows = [
+        [
+            row.module or ("(top level)" if row.module == "" else row.node),
+            row.op,
+            text.shape(row.shape),
+            row.precision,
+            text.decibels(row.snr_db),
+            text.number(row.us),
+            f"{100 * row.share_ratio:.1f} %",
+            row.bound,
+            text.NONE if row.attained_pct is None else f"{row.attained_pct:.0f} %",
+        ]
+        for row in times.rows
+    ]
+    return head, rows

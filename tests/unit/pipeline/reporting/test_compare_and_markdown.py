@@ -53,6 +53,21 @@ def test_markdown_holds_the_tables_and_no_foreign_markup(full_run: dict[str, Any
     assert markdown_report(full_run) == markdown_report(full_run)
 
 
+def test_markdown_tells_of_channels_layers_and_what_is_missing(full_run: dict[str, Any]) -> None:
+    """Promise: widths, timed layers with what bounds them, and what could not be built stand there too."""
+    row = {"module": "stem.conv", "node": "c", "op": "Conv", "precision": "int8", "shape": [1, 8], "snr_db": 40.0,
+           "us": 12.5, "share_ratio": 0.25, "bound": "compute", "attained_pct": 40.0}  # fmt: skip
+    full_run["times"] = {"candidate": "int8", "device": "local", "wall_us": 50.0, "rows": [row]}
+    full_run["widths"] = [{"group": "stem", "before": 64, "after": 40}]
+    lost = {"name": "openvino-int8", "what": "no engine", "why": "not installed", "fix": "install it"}
+    full_run["dropped"] = [lost, {**lost, "name": "halved", "quiet": True}]
+    lines = markdown_report(full_run).splitlines()
+    assert "| stem | 64 | 40 |" in lines
+    assert "| stem.conv | Conv | 1×8 | int8 | 40.0 dB | 12.5 | 25.0 % | compute | 40 % |" in lines  # noqa: RUF001
+    assert "- openvino-int8: no engine: not installed. Fix: install it." in lines
+    assert not any("halved" in line for line in lines)
+
+
 def test_a_comparison_as_markdown(full_run: dict[str, Any]) -> None:
     """Promise: a table and its notes."""
     rows, notes = compare_runs(run_report(full_run), run_report(full_run))
