@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("short", max_examples=40, deadline=None)
+settings.register_profile("short", max_examples=40, deadline=None, derandomize=True)  # the long tests explore
 settings.register_profile("long", max_examples=400, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 

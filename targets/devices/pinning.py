@@ -62,14 +62,15 @@ class SshHost:
             RefusedError: It could be read as something else than a host, such as an option of ssh.
             InputError: The port is not one.
         """
-        if not _PATTERN.fullmatch(text) or text.rpartition("@")[2].startswith("-"):
-            raise RefusedError(
-                f"refused {text!r} as a host",
-                "a host has letters, digits and ._:@[]- only, and does not start with -",
-                "give [user@]host[:port], or a Host of your ~/.ssh/config",
-            )
         user, at, place = text.rpartition("@")
         address, port = _split_port(place)
+        plain = address and not address.startswith("-") and {"[", "]"}.isdisjoint(user + address)
+        if not _PATTERN.fullmatch(text) or not plain:
+            raise RefusedError(
+                f"refused {text!r} as a host",
+                "a host has letters, digits and ._:@- only, brackets around IPv6, and does not start with -",
+                "give [user@]host[:port], or a Host of your ~/.ssh/config",
+            )
         if port and not (port.isdigit() and 1 <= int(port) <= _MAX_PORT):
             raise InputError(f"{port!r} is no port", "it is not 1 to 65535", "give [user@]host[:port]")
         return cls(host=f"{user}{at}{address}", port=int(port) if port else None)
