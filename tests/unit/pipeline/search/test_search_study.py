@@ -169,6 +169,31 @@ def test_a_database_that_is_not_there_is_a_three_line_error(place: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("faults", [2, 100])
+def test_workers_that_make_the_tables_at_once_both_go_on(faults: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: the one that the database refuses tries again; refused for ever, it is told in three lines."""
+    import optuna
+    from sqlalchemy.exc import IntegrityError
+
+    asked: list[str] = []
+    made = object()
+
+    def storage(place: str) -> object:
+        asked.append(place)
+        if len(asked) <= faults:
+            raise IntegrityError("CREATE TABLE studies", None, ValueError("it is there already"))
+        return made
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", storage)
+    monkeypatch.setattr("pipeline.search.storage._MAKING_S", 0.0)
+    if faults < 100:
+        assert open_storage("postgresql://host/name") is made
+        return
+    with pytest.raises(InputError, match="it is there already"):
+        open_storage("postgresql://host/name")
+    assert len(asked) < 20
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_drawing_that_is_repeated_gives_the_same(seed: int, tmp_path: Path) -> None:
     """Promise: a genetic draw that a worker died over, its parents noted already, is drawn anew as it was."""
