@@ -14,6 +14,7 @@ from targets.engines.base import INSPECT_JSON, Array, Availability, Engine, Engi
 from targets.engines.opened import stored, values_checked
 from targets.engines.tensorrt_check import gpus_of, model_faults, profile_faults
 from targets.engines.tensorrt_files import MODEL, waiting_build, write_plan
+from targets.engines.tensorrt_limits import recurrence_named, rtx_limits
 from targets.errors import DeviceError, Fault, InputError
 from targets.ondevice.build_plan import read_plan
 from targets.ondevice.cuda import gpu
@@ -28,6 +29,8 @@ from targets.process import Limits, call_limited, run_limited
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import onnx
 
     from targets.ondevice.cuda import Gpu
     from targets.options import Precision
@@ -50,7 +53,6 @@ class _TensorRt(Engine):
     """What both have in common: one way to check, to build, to inspect and to open."""
 
     _module: str
-    _limits: Limits = _LIMITS
 
     @final
     def _check(self, model: Path, profile: TargetProfile) -> list[Fault]:
@@ -62,8 +64,13 @@ class _TensorRt(Engine):
         if not self._builds_here(profile):
             return waiting_build(out, plan, precision)
         values_checked()
-        _run_program("build", out, f"building {model.name} with {self.name}", self._limits)
+        graph = stored(model).model
+        with recurrence_named(graph):
+            _run_program("build", out, f"building {model.name} with {self.name}", self._limits(graph))
         return EngineBuild.read(out)
+
+    def _limits(self, _model: onnx.ModelProto) -> Limits:
+        return _LIMITS
 
     @final
     def _inspect(self, build: EngineBuild) -> Inspection:
@@ -136,7 +143,6 @@ class TensorRtRtxEngine(_TensorRt):
 
     name = "tensorrt-rtx"
     _module = RTX
-    _limits = Limits(timeout_s=600.0)  # it takes seconds; with LSTM layers 1.7.1 was not seen to come back
 
     def available(self) -> Availability:
         """Whether tensorrt-rtx is installed."""
@@ -147,6 +153,9 @@ class TensorRtRtxEngine(_TensorRt):
 
     def _builds_here(self, _profile: TargetProfile) -> bool:
         return True
+
+    def _limits(self, model: onnx.ModelProto) -> Limits:
+        return rtx_limits(model)
 
 
 @final

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -19,6 +20,7 @@ from calibration.qdq import quantize_model
 from targets import machine
 from targets.engines import engine, tensorrt
 from targets.engines.base import EngineBuild
+from targets.engines.tensorrt_limits import recurrent_nodes, rtx_limits
 from targets.errors import DeviceError, EdgepressError, InputError, RefusedError
 from targets.files import sha256_file
 from targets.ondevice.build_plan import read_plan
@@ -332,14 +334,64 @@ def test_a_crash_of_the_vendors_library_is_said(monkeypatch: pytest.MonkeyPatch,
 
 
 @rtx
-def test_a_build_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The vendor's compiler may hang: the program is ended within the engine's limit, and that is said."""
-    assert tensorrt.TensorRtRtxEngine._limits.timeout_s < tensorrt.TensorRtEngine._limits.timeout_s
-    monkeypatch.setattr(tensorrt.TensorRtRtxEngine, "_limits", Limits(timeout_s=1.0))
+@pytest.mark.parametrize("name", ["residual", "recurrent"])
+def test_a_build_that_does_not_end_is_given_up(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The compiler may hang: the program ends within the limit; of recurrent nets a node and a way out are named."""
+    monkeypatch.setattr(tensorrt, "rtx_limits", lambda _: Limits(timeout_s=1.0))
     waiting = "import time; time.sleep(600)"
     monkeypatch.setattr(tensorrt, "_program", lambda *_: [tensorrt.sys.executable, "-c", waiting])
-    with pytest.raises(EdgepressError, match="longer than its limit of 1 s"):
-        engine("tensorrt-rtx").build(net("residual", "fp32", tmp_path), target(), tmp_path / "out", precision="fp32")
+    model = recurrent("LSTM", tmp_path) if name == "recurrent" else net(name, "fp32", tmp_path)
+    with pytest.raises(EdgepressError, match="longer than its limit of 1 s") as caught:
+        engine("tensorrt-rtx").build(model, target(), tmp_path / "out", precision="fp32")
+    assert ("node 'cell' (LSTM)" in caught.value.why) is (name == "recurrent")
+    assert ("[build] candidates" in caught.value.fix) is (name == "recurrent")
+
+
+def recurrent(op: str, folder: Path, *, steps: int = 4, direction: str = "forward") -> Path:
+    """One recurrent layer of 8 units, (batch, steps, 6) to (batch, steps, directions, 8)."""
+    gates, ways = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], 2 if direction == "bidirectional" else 1
+    rng = np.random.default_rng(0)
+    weights = {"w": (ways, gates * 8, 6), "r": (ways, gates * 8, 8), "b": (ways, gates * 16)}
+    nodes = [
+        onnx.helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        onnx.helper.make_node(op, ["t", *weights], ["s"], name="cell", hidden_size=8, direction=direction),
+        onnx.helper.make_node("Transpose", ["s"], ["y"], perm=[2, 0, 1, 3]),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes, "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", steps, 6])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", steps, ways, 8])],
+        [onnx.numpy_helper.from_array(rng.normal(size=s).astype(np.float32), n) for n, s in weights.items()],
+    )  # fmt: skip
+    path = folder / f"{op}.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9), path)
+    return path
+
+
+@rtx
+@without_gpu
+@pytest.mark.parametrize(("steps", "direction"), [(1, "forward"), (16, "bidirectional")])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_are_built(op: str, steps: int, direction: str, tmp_path: Path) -> None:
+    """Each in both directions, and of one step: what TensorRT-RTX builds is not warned of."""
+    model = recurrent(op, tmp_path, steps=steps, direction=direction)
+    assert engine("tensorrt-rtx").warn(model, target()) == []
+    build = engine("tensorrt-rtx").build(model, target(), tmp_path / "out", precision="fp32")
+    assert (build.folder / build.file).stat().st_size > 0
+
+
+def test_a_recurrent_net_waits_two_minutes_where_others_wait_ten(tmp_path: Path) -> None:
+    """Longer with every node, as a long graph takes longer; and never longer than other nets."""
+    plain, short = onnx.load(net("residual", "fp32", tmp_path)), onnx.load(recurrent("GRU", tmp_path))
+    assert rtx_limits(plain).timeout_s == 600.0
+    assert 120.0 <= rtx_limits(short).timeout_s < 130.0
+    short.graph.node.extend([onnx.helper.make_node("Identity", ["y"], [f"y{i}"]) for i in range(1000)])
+    assert rtx_limits(short).timeout_s == pytest.approx(220.3)
+    short.graph.node.extend([onnx.helper.make_node("Identity", ["y"], [f"z{i}"]) for i in range(9000)])
+    assert rtx_limits(short).timeout_s == 600.0
+    foreign = onnx.load(recurrent("GRU", tmp_path))
+    foreign.graph.node[1].domain = "com.microsoft"
+    assert recurrent_nodes(foreign) == []
 
 
 def test_where_rtx_is_missing_the_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
