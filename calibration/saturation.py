@@ -20,11 +20,9 @@ from calibration.integerops import (
     OPERATORS,
     Array,
     Integers,
-    Operands,
     Sums,
     add_up,
     arranged,
-    dynamic_affine,
     exact_sums,
     is_direct,
     out_shape,
@@ -33,6 +31,7 @@ from calibration.integerops import (
     weight_matrices,
 )
 from calibration.modelfile import open_float
+from calibration.operands import activation, constant_weight, finished
 from calibration.qdq import snr_db
 from calibration.stepwise import Stepwise, as_executed
 from targets.errors import InputError
@@ -163,7 +162,7 @@ class _Forecast:
         executed = as_executed(open_float(quantized))
         whole = Stepwise(executed, frozenset(), threads=threads)
         self._nodes = {node.name: node for node in executed.graph.node}
-        weights = {n.name: _weight(n, whole.arrays) for n in executed.graph.node if n.op_type in OPERATORS}
+        weights = {n.name: constant_weight(n, whole.arrays) for n in executed.graph.node if n.op_type in OPERATORS}
         known = {name: w for name, w in weights.items() if w is not None and not is_direct(self._nodes[name], w)}
         self._weights = {name: weight_matrices(self._nodes[name], weight) for name, weight in known.items()}
         self._kernels = {name: weight.shape[2:] for name, weight in known.items()}
@@ -231,7 +230,7 @@ class _Forecast:
     def _compute(self, node: onnx.NodeProto, known: Mapping[str, Array], *, exact: bool) -> dict[str, Array]:
         where = OPERATORS[node.op_type]
         values = [known.get(name, self._model.arrays.get(name)) if name else None for name in node.input]
-        data, scale, zero = _activation(where, values)
+        data, scale, zero = activation(where, values)
         kernel, matrices = self._kernels[node.name], self._weights[node.name]
         if data.dtype == np.int8:  # kernels for signed inputs widen both sides to 16 bits first
             self._signed.add(node.name)
@@ -249,53 +248,8 @@ class _Forecast:
                 made.append(sums.saturated - offset)
             parts.append(np.concatenate(made, axis=1))
         whole = np.concatenate(parts)  # (rows, N)
-        result = _finished(node, where, values, whole, scale)
+        result = finished(node, where, values, whole, scale)
         return {node.output[0]: arranged(node, result, out_shape(node, data, whole.shape[1], kernel))}
-
-
-def _activation(where: Operands, values: list[Array | None]) -> tuple[Array, np.float32, int]:
-    data = values[where.data]
-    assert data is not None
-    if data.dtype.kind == "f":
-        scale, zero, integers = dynamic_affine(data.astype(np.float32))
-        return integers, scale, zero
-    return data, np.float32(_scalar(values, where.data_scale, 1.0)), int(_scalar(values, where.data_zero, 0))
-
-
-def _scalar(values: list[Array | None], index: int, default: float) -> float:
-    array = values[index] if 0 <= index < len(values) else None
-    return default if array is None else float(np.asarray(array).reshape(-1)[0])
-
-
-def _finished(
-    node: onnx.NodeProto, where: Operands, values: list[Array | None], sums: Integers, scale: np.float32
-) -> Array:
-    """Sums to what the operator gives: integers again, float, or the sums themselves."""
-    if node.op_type == "MatMulInteger":
-        return sums.astype(np.int32)
-    weight_scale, bias = (values[i] if 0 <= i < len(values) else None for i in (where.weight_scale, where.bias))
-    steps = scale * np.asarray(weight_scale, np.float32).reshape(-1)
-    out_scale = values[where.out_scale] if 0 <= where.out_scale < len(values) else None
-    if bias is not None and bias.dtype == np.int32:
-        sums = sums + bias.astype(np.int64).reshape(-1)
-    if out_scale is None:
-        real = sums.astype(np.float32) * steps
-        return real if bias is None or bias.dtype == np.int32 else real + bias.astype(np.float32)
-    factor = steps / np.asarray(out_scale, np.float32).reshape(-1)
-    out_zero = values[where.out_zero] if where.out_zero < len(values) else None
-    dtype = "uint8" if out_zero is None else out_zero.dtype.name
-    zero, limits = int(_scalar(values, where.out_zero, 0)), np.iinfo(dtype)
-    return (np.clip(np.rint(sums.astype(np.float32) * factor), limits.min - zero, limits.max - zero) + zero).astype(
-        dtype
-    )
-
-
-def _weight(node: onnx.NodeProto, constants: Mapping[str, Array]) -> Array | None:
-    """The constant int8 weight; None where it is made at run time or unsigned (unsigned kernels add in 32 bits)."""
-    name = node.input[OPERATORS[node.op_type].weight]
-    array = constants.get(name)
-    rank_fits = array is not None and (node.op_type == "QLinearConv" or array.ndim == 2)  # noqa: PLR2004 - a matrix
-    return array if rank_fits and array is not None and array.dtype == np.int8 else None
 
 
 def _bound(node: onnx.NodeProto, constants: Mapping[str, Array]) -> float:

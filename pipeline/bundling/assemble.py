@@ -43,7 +43,7 @@ An engine of {runtime} holds for one device and one version only, so this folder
        python3 ondevice.pyz measure
 """
 _STANDS_IN: Final = """\
-The engine did not run where this bundle was made: the golden answers are by {by}.
+The golden answers are by {by}.
 """
 
 

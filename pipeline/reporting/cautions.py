@@ -95,6 +95,6 @@ def _engine_warnings(facts: RunFacts) -> list[dict[str, str]]:
         for line, names in said.items()
     ]
     for by, names in stand_ins.items():
-        text = f"not run here: {', '.join(names)}; {facts.metric} here and golden answers are by {by}"
+        text = f"{', '.join(names)}: {facts.metric} here and golden answers are by {by}"
         found.append(_warning("W-STAND-IN", text, "measure on a registered device: --device NAME"))
     return found

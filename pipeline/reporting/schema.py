@@ -116,7 +116,7 @@ class Candidate(_Data):
         name: ``dense-fp32``, ``fp32``, ``int8``, ``openvino-int8``, ...
         precision: ``fp32``, ``int8``, ...
         engine: The engine that it is built for.
-        answers_by: Who gave the answers behind its accuracies, where that was not the engine itself.
+        answers_by: Who gave the answers behind its accuracies, where that was not the engine as it runs on its target.
         unmeasured: Why it was not measured, where others were.
         accuracy: The task's metric on the validation split.
         accuracy_test: The same on the test split, read once at the end.

@@ -38,7 +38,7 @@ class BuildStage(Stage[BuildInputs]):
     """
 
     name = "build"
-    version = 5
+    version = 6
     consumes = BuildInputs
     produces = CandidateBuild
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
@@ -52,10 +52,10 @@ class BuildStage(Stage[BuildInputs]):
     def run(self, src: BuildInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes engine file, ``engine.json`` and ``inspect.json``; returns metrics and size.
 
-        Where the engine does not run here, they are by ONNX Runtime on the same graph, and ``answers_by`` says so.
+        Where the engine does not run here as on its target, its graph is computed otherwise: ``answers_by`` says how.
         """
         from pipeline.benchmarking.modules import note_modules
-        from pipeline.stages.answers import STAND_IN, stands_in
+        from pipeline.stages.answers import answered_by
         from pipeline.stages.evaluate import answered
         from pipeline.stages.inference import build_engine
 
@@ -63,8 +63,8 @@ class BuildStage(Stage[BuildInputs]):
         note_modules(out, summary["engine"]["file"], src.model.model)
         inspection = summary["inspection"]
         name = f"the {self.precision} engine of {self.profile.engine.name}"
-        instead = stands_in(out, self.profile)
-        said = [*inspection["warnings"]] + ([f"its {self.task.metric} is by {STAND_IN} ({instead})"] if instead else [])
+        by = answered_by(out, self.profile)
+        said = [*inspection["warnings"]] + ([f"its {self.task.metric} is by {by}"] if by else [])
         if said:
             context.warn(f"{name}: {'; '.join(said)}")
         context.progress(0.5, "scoring the engine on the validation split")
@@ -73,7 +73,7 @@ class BuildStage(Stage[BuildInputs]):
         return {
             "engine": self.profile.engine.name,
             "precision": self.precision,
-            "answers_by": f"{STAND_IN} ({instead})" if instead else "",
+            "answers_by": by,
             "warnings": list(inspection["warnings"]),
             **self.task.scores(found.outputs, found.labels, found.reference),
             "size_bytes": (out / summary["engine"]["file"]).stat().st_size,

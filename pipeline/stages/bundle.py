@@ -53,7 +53,7 @@ class BundleStage(Stage[BundleInputs]):
     """
 
     name = "bundle"
-    version = 4
+    version = 5
     consumes = BundleInputs
     produces = Bundle
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime")
@@ -69,7 +69,7 @@ class BundleStage(Stage[BundleInputs]):
         from pipeline.bundling.assemble import assemble_bundle
         from pipeline.bundling.bom import BOM_NAME, bom_bytes
         from pipeline.bundling.provenance import PROVENANCE_NAME, provenance_bytes
-        from pipeline.stages.answers import STAND_IN, answers, stands_in
+        from pipeline.stages.answers import answered_by, answers, stands_in
         from pipeline.stages.import_onnx import bind_to_onnx
 
         engine = src.build.read_json("engine.json")
@@ -104,7 +104,7 @@ class BundleStage(Stage[BundleInputs]):
                 PROVENANCE_NAME: provenance_bytes(files, src.lineage, name=self.recipe_name, target=self.profile.name),
                 BOM_NAME: bom_bytes(files, src.lineage, engine=engine, fields=fields, samples=shares),
             },
-            answers_by=f"{STAND_IN} ({instead})" if instead else "",
+            answers_by=answered_by(src.build.folder, profile),
         )
         top = f"{self.recipe_name}-{self.profile.name}"[:MAX_FOLDER_NAME].rstrip(".")
         pack_archive(folder, out / "bundle.tar.gz", top=top)

@@ -57,7 +57,7 @@ def answered(
     data: Dataset,
     scratch: Path,
 ) -> Answered:
-    """What the engine answers to one split; where it does not run here, its graph by ONNX Runtime.
+    """What the engine answers to one split; where it does not as on its target, its graph does.
 
     Args:
         engine: An engine's folder.

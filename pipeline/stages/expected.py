@@ -20,7 +20,7 @@ def write_expected(build: CandidateBuild, split: Split, profile: TargetProfile, 
     """Writes ``output.<name>`` of every sample, and ``atol.<name>``, the error that each output may have.
 
     The engine itself gives the answers, run in a fresh process, where this machine computes as the target does; else
-    ONNX Runtime does, on the same graph (`pipeline.stages.answers`).
+    its graph does, computed otherwise (`pipeline.stages.answers`).
 
     Args:
         build: The candidate.

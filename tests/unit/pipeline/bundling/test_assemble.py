@@ -169,7 +169,7 @@ def test_a_bundle_to_build_on_the_device_has_what_that_takes(build_folder: Path,
     assert {path.name for path in out.iterdir()} == EXPECTED | {"build.json"}
     readme = (out / "README.txt").read_text()
     assert readme.index("ondevice.pyz build .") < readme.index("ondevice.pyz verify") < readme.index("measure")
-    assert f"the golden answers are by {by}" in readme
+    assert f"The golden answers are by {by}" in readme
     assert "tensorrt==" not in (out / "requirements.txt").read_text()
     assert "build.json" in read_manifest(out / "manifest.json").files
 
