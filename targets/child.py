@@ -1,9 +1,10 @@
 """The far side of a process border: supervises a limited program, or calls one function.
 
-Two ways in, both started by `targets.process` only::
+Three ways in, all started by `targets.process` and what it uses only::
 
     python -I -S child.py supervise REPORT PARENT MEMORY FILE PROGRAM [ARGUMENT ...]
     python -I -m targets.child call MODULE:FUNCTION REQUEST RESPONSE                   JSON file in, JSON file out
+    python -I -m targets.child wait SOCKET MODULE ...                                  loads modules, then calls as told
 
 The supervisor sets limits after its own fork, as doing so between fork and exec of a parent with threads is unsafe; it
 measures memory, because the kernel charges the peak of a forking parent to its direct child; and it ends all that came
@@ -112,16 +113,55 @@ def _become(argv: list[str], supervisor: int, memory_bytes: int, file_bytes: int
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         _signal_at_death_of(supervisor, signal.SIGKILL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if file_bytes:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-        if memory_bytes:  # last: it holds for us too
-            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        _limit(memory_bytes, file_bytes)
     except (OSError, ValueError) as error:
         return _complain(LIMIT_FAILED, f"cannot set the limits: {error}")
     try:
         os.execvp(argv[0], argv)  # noqa: S606  # an argument list; there is no shell
     except OSError as error:
         return _complain(NOT_STARTED, f"cannot start {argv[0]!r}: {error.strerror}")
+
+
+def _limit(memory_bytes: int, file_bytes: int) -> None:
+    import resource
+
+    if file_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    if memory_bytes:  # last: it holds for us too
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
+def wait_for_call(descriptor: int, modules: list[str]) -> int:
+    """Loads modules, says so, and waits for one call; ends when the other side does.
+
+    Args:
+        descriptor: A socket: one byte out when all is loaded, one line of JSON in (`targets.ready.ReadyChild.order`).
+        modules: What to load; what cannot be loaded is left to the call, which tells why.
+    """
+    import contextlib
+    import importlib
+    import json
+    import socket
+    import tempfile
+
+    for name in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    with socket.socket(fileno=descriptor) as line:
+        line.sendall(b"\n")
+        with line.makefile("rb") as lines:
+            told = lines.readline()
+    if not told.endswith(b"\n"):
+        return 0
+    call = json.loads(told)
+    os.environ.update(call["env"])
+    os.chdir(call["cwd"])
+    tempfile.tempdir = None  # whoever asked before, asked before there was one
+    try:
+        _limit(call["memory_bytes"], call["file_bytes"])
+    except (OSError, ValueError) as error:
+        return _complain(LIMIT_FAILED, f"cannot set the limits: {error}")
+    return call_function(call["function"], call["request"], call["response"])
 
 
 def call_function(function: str, request: str, response: str) -> int:
@@ -169,10 +209,12 @@ def _complain(status: int, message: str) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Dispatches the two ways in; see the module."""
+    """Dispatches the ways in; see the module."""
     if argv[0] == "supervise":
         report, parent, memory_bytes, file_bytes = (int(word) for word in argv[1:5])
         return supervise(report, parent, memory_bytes, file_bytes, argv[5:])
+    if argv[0] == "wait":
+        return wait_for_call(int(argv[1]), argv[2:])
     return call_function(*argv[1:])
 
 

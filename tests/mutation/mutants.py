@@ -30,6 +30,7 @@ _FILES: Final = ("tests/unit/targets/test_files.py",)
 _STORE: Final = ("tests/unit/pipeline/store/test_store.py",)
 _MANY: Final = ("tests/faults/test_store_processes.py",)
 _CHILD: Final = ("tests/unit/targets/test_process.py",)
+_READY: Final = ("tests/unit/targets/test_ready.py",)
 _ONNX: Final = ("tests/unit/targets/test_hostile_onnx.py",)
 _WEIGHTS: Final = ("tests/unit/pipeline/weights/test_hostile_weights.py",)
 _ARCHIVE: Final = ("tests/unit/pipeline/bundling/test_archive.py",)
@@ -76,17 +77,20 @@ MUTANTS: Final = (
     _mutant("cache writable by others", "pipeline/store/place.py", "        if found.st_mode & _OTHERS_WRITE:\n",
             "        if False:\n", ("tests/unit/pipeline/store/test_place.py",)),
     _mutant("limit of memory", "targets/child.py",
-            "            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))\n",
-            "            pass\n", _CHILD),
+            "        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))\n",
+            "        pass\n", _CHILD),
     _mutant("limit of file size", "targets/child.py",
-            "            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))\n",
-            "            pass\n", _CHILD),
-    _mutant("limit of time", "targets/process.py",
-            "                    raise _out_of_time(limits, what)\n", "                    continue\n", _CHILD),
+            "        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))\n",
+            "        pass\n", _CHILD),
+    _mutant("limit of time", "targets/supervised.py",
+            "                        raise out_of_time(limits, what)\n", "                        continue\n", _CHILD),
     _mutant("who leaves the group", "targets/child.py", "        below = _descendants(os.getpid())\n",
             "        below = []\n", _CHILD),
-    _mutant("orphans of a killed supervisor", "targets/process.py",
-            '        kill_marked(f"{_MARK}={folder.name}")\n', "        pass\n", _CHILD),
+    _mutant("orphans of a killed supervisor", "targets/supervised.py",
+            "            kill_marked(self._mark)\n", "            pass\n", _CHILD),
+    _mutant("limits of a ready child", "targets/child.py",
+            '        _limit(call["memory_bytes"], call["file_bytes"])\n', "        pass\n", _READY),
+    _mutant("environment of a ready child", "targets/ready.py", "child.inherited == inherited() and ", "", _READY),
     _mutant("limit of elements", "targets/onnxcontent.py",
             "    if any(dim < 0 for dim in dims) or math.prod(dims) <= limit:\n", "    if True:\n", _ONNX),
     _mutant("nodes with code", "targets/onnxcontent.py", "            if node.op_type in _CODE:\n",
