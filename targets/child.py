@@ -4,7 +4,7 @@ Three ways in, all started by `targets.process` and what it uses only::
 
     python -I -S child.py supervise REPORT PARENT MEMORY FILE PROGRAM [ARGUMENT ...]
     python -I -m targets.child call MODULE:FUNCTION REQUEST RESPONSE                   JSON file in, JSON file out
-    python -I -m targets.child wait SOCKET MODULE ...                                  loads modules, then calls as told
+    python -I -m targets.child wait SOCKET LOADER ...                                  loads modules, then calls as told
 
 The supervisor sets limits after its own fork, as doing so between fork and exec of a parent with threads is unsafe; it
 measures memory, because the kernel charges the peak of a forking parent to its direct child; and it ends all that came
@@ -22,6 +22,8 @@ LIMIT_FAILED = 125
 NOT_STARTED = 127
 """Exit status when the program cannot be started."""
 UNLIMITED = 0
+HEAVY = {"onnx_ir": "onnx_ir", "openvino": "targets.ondevice.openvino_module:import_openvino"}
+"""Modules that only some calls need and that take long to load, and how each is loaded."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PATIENCE_S = 1.5
@@ -131,12 +133,13 @@ def _limit(memory_bytes: int, file_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
 
 
-def wait_for_call(descriptor: int, modules: list[str]) -> int:
+def wait_for_call(descriptor: int, loaders: list[str]) -> int:
     """Loads modules, says so, and waits for one call; ends when the other side does.
 
     Args:
         descriptor: A socket: one byte out when all is loaded, one line of JSON in (`targets.ready.ReadyChild.order`).
-        modules: What to load; what cannot be loaded is left to the call, which tells why.
+        loaders: Modules to load, or ``module:function`` to call for it; what fails is left to the call, which tells
+            why.
     """
     import contextlib
     import importlib
@@ -144,9 +147,12 @@ def wait_for_call(descriptor: int, modules: list[str]) -> int:
     import socket
     import tempfile
 
-    for name in modules:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    for loader in loaders:
+        module, _, function = loader.partition(":")
+        with contextlib.suppress(Exception):
+            loaded = importlib.import_module(module)
+            if function:
+                getattr(loaded, function)()
     with socket.socket(fileno=descriptor) as line:
         line.sendall(b"\n")
         with line.makefile("rb") as lines:
@@ -167,8 +173,8 @@ def wait_for_call(descriptor: int, modules: list[str]) -> int:
 def call_function(function: str, request: str, response: str) -> int:
     """Calls ``package.module:function`` with the object in one file and writes its answer to the other.
 
-    The answer is ``{"result": ...}``, or ``{"error": ...}`` for an EdgepressError. Anything else that is raised is our
-    own bug: it leaves a traceback on stderr and no answer.
+    The answer is ``{"result": ...}``, or ``{"error": ...}`` for an EdgepressError; with ``loaded``, which of the heavy
+    modules it needed. Anything else that is raised is our own bug: it leaves a traceback on stderr and no answer.
     """
     import importlib
     import json
@@ -185,6 +191,7 @@ def call_function(function: str, request: str, response: str) -> int:
             answer = {"result": getattr(importlib.import_module(module), name)(argument)}
     except EdgepressError as error:
         answer = {"error": error.to_json()}
+    answer["loaded"] = [name for name in HEAVY if name in sys.modules]
     Path(response).write_text(json.dumps(answer, allow_nan=False), encoding="utf-8")
     return 0
 

@@ -103,7 +103,9 @@ def call_limited(
             raise _crashed(what, signal.Signals(-result.returncode).name)
         if result.returncode != 0 or not answer.is_file():
             raise RuntimeError(f"{what} ended with exit status {result.returncode} in {function}\n{stderr}")
-        return _read_answer(answer, function)
+        answered = _read_answer(answer, function)
+        ready.prepare(answered.get("loaded", ()))
+        return _result(answered, function)
 
 
 def _call(
@@ -117,16 +119,12 @@ def _call(
 ) -> ChildResult:
     """Has the child that is kept ready do it, or one of its own."""
     child = None if env else ready.take()
-    try:
-        ready.prepare()
-        if child is not None and child.order(*call, limits=limits, cwd=cwd or folder / "cwd", env=_private(folder)):
-            return child.process.wait(limits, what, stdout_limit_bytes=_STDOUT_LIMIT_BYTES, told=told)
-        if child is not None:
-            child.end()
-        argv = [sys.executable, "-I", "-m", "targets.child", "call", *map(str, call)]
-        return _run(argv, limits, what, cwd, env, _STDOUT_LIMIT_BYTES, folder, told)
-    finally:
-        ready.prepare()
+    if child is not None and child.order(*call, limits=limits, cwd=cwd or folder / "cwd", env=_private(folder)):
+        return child.process.wait(limits, what, stdout_limit_bytes=_STDOUT_LIMIT_BYTES, told=told)
+    if child is not None:
+        child.end()
+    argv = [sys.executable, "-I", "-m", "targets.child", "call", *map(str, call)]
+    return _run(argv, limits, what, cwd, env, _STDOUT_LIMIT_BYTES, folder, told)
 
 
 def _crashed(what: str, name: str) -> EnvironmentFailure:
@@ -138,10 +136,14 @@ def _crashed(what: str, name: str) -> EnvironmentFailure:
     )
 
 
-def _read_answer(path: Path, function: str) -> dict[str, object]:
+def _read_answer(path: Path, function: str) -> dict[str, Any]:
     if path.stat().st_size > _MAX_RESPONSE_BYTES:
         raise RuntimeError(f"{function} answered with over {megabytes(_MAX_RESPONSE_BYTES)}; large results go to files")
-    answer = json.loads(path.read_bytes())
+    answer: dict[str, Any] = json.loads(path.read_bytes())
+    return answer
+
+
+def _result(answer: Mapping[str, Any], function: str) -> dict[str, object]:
     if "error" in answer:
         raise error_from_json(answer["error"])
     result = answer["result"]

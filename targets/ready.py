@@ -19,14 +19,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
+from targets.child import HEAVY
 from targets.errors import EdgepressError
 from targets.limits import Limits
 from targets.supervised import Supervised, inherited
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-_LOADED: Final = ("targets.profile", "targets.engines.child", "targets.engines.onnxruntime", "onnx", "onnxruntime")
+_LOADED: Final = (
+    "targets.profile", "targets.engines.child", "targets.engines.onnxruntime", "onnx",
+    "targets.ondevice.session:import_runtime",
+)  # fmt: skip
 _NOWHERE: Final = {"HOME": "/nonexistent", "TMPDIR": "/nonexistent"}
 _PATIENCE_S: Final = 20.0
 
@@ -55,10 +59,14 @@ def take() -> ReadyChild | None:
     return None if _KEEPER is None else _KEEPER.take()
 
 
-def prepare() -> None:
-    """Starts the next child where one is kept; it is no error when that fails."""
+def prepare(needed: Iterable[str] = ()) -> None:
+    """Starts the next child where one is kept; it is no error when that fails.
+
+    Args:
+        needed: What the last child had to load (of `targets.child.HEAVY`): later ones load it beforehand.
+    """
     if _KEEPER is not None:
-        _KEEPER.prepare()
+        _KEEPER.prepare(needed)
 
 
 def settle() -> None:
@@ -71,14 +79,17 @@ def settle() -> None:
 class ReadyChild:
     """One Python that waits for a call.
 
+    Args:
+        loaders: What it loads, as `targets.child.wait_for_call` takes it.
+
     Raises:
         EnvironmentFailure: It cannot be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loaders: Iterable[str]) -> None:
         self.inherited = inherited()
         self._line, far = socket.socketpair()
-        argv = [sys.executable, "-I", "-m", "targets.child", "wait", str(far.fileno()), *_LOADED]
+        argv = [sys.executable, "-I", "-m", "targets.child", "wait", str(far.fileno()), *loaders]
         try:
             self.process = Supervised(
                 argv, what="a child for later", limits=Limits(timeout_s=0), cwd=Path("/"), env=_NOWHERE,
@@ -135,6 +146,7 @@ class _Keeper:
     def __init__(self) -> None:
         self._pid, self._thread = os.getpid(), threading.get_ident()
         self._child: ReadyChild | None = None
+        self._loaders = dict.fromkeys(_LOADED)
         self._lock = threading.Lock()
 
     def is_of_this_process(self) -> bool:
@@ -150,10 +162,11 @@ class _Keeper:
         child.end()
         return None
 
-    def prepare(self) -> None:
+    def prepare(self, needed: Iterable[str]) -> None:
         if self._is_mine() and self._child is None:
+            self._loaders |= dict.fromkeys(HEAVY[name] for name in needed if name in HEAVY)
             with contextlib.suppress(EdgepressError, OSError):
-                self._child = ReadyChild()
+                self._child = ReadyChild(self._loaders)
 
     def settle(self) -> None:
         if self.is_of_this_process():

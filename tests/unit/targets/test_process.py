@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from targets import process
-from targets.child import call_function
+from targets.child import HEAVY, call_function
 from targets.errors import EnvironmentFailure, InputError
 from targets.process import ChildResult, Limits, call_limited, run_limited
 
@@ -267,7 +267,11 @@ def test_far_side_writes_result_or_error(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / "request").write_text(json.dumps({"bad": bad}))
         assert call_function("far_side_example:run", str(tmp_path / "request"), str(tmp_path / "answer")) == 0
         answers.append(json.loads((tmp_path / "answer").read_text()))
-    assert answers == [{"result": {"good": 1}}, {"error": InputError("a", "b", "c").to_json()}]
+    loaded = [name for name in HEAVY if name in sys.modules]
+    assert answers == [
+        {"result": {"good": 1}, "loaded": loaded},
+        {"error": InputError("a", "b", "c").to_json(), "loaded": loaded},
+    ]
 
 
 def test_importing_it_is_light() -> None:

@@ -132,8 +132,10 @@ def test_limits_hold(kept: list[int]) -> None:
     """Limits of time, of memory and of files hold from the call on, and are told as ever."""
     with pytest.raises(EnvironmentFailure, match="longer than its limit"):
         _call(1, Limits(timeout_s=0.0))
+    _call(1)  # after a failure a new one is made ready
     with pytest.raises(EnvironmentFailure, match="ran out of memory"):
         _call("x" * 30_000_000, Limits(timeout_s=60, memory_bytes=32_000_000))
+    _call(1)
     with pytest.raises(EnvironmentFailure, match=r"over 1\.0 MB"):
         _call("x" * 3_000_000, Limits(timeout_s=60, file_bytes=1_000_000))
     assert len(kept) == 3
@@ -152,6 +154,20 @@ def test_one_that_died_is_replaced(who: str, kept: list[int]) -> None:
     assert _call(3) == {"a": 3}
     assert len(kept) == 2
     assert kept[1] not in family
+
+
+def test_what_a_call_needed_is_loaded_for_the_next(kept: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heavy module that one call had to load is loaded beforehand from then on."""
+    made: list[tuple[str, ...]] = []
+    begin = ReadyChild.__init__
+    monkeypatch.setattr(ReadyChild, "__init__", lambda self, loaders: made.append((*loaders,)) or begin(self, loaders))
+    monkeypatch.setattr("targets.ready.HEAVY", {"onnx_ir": "heavy_one", "openvino": "heavy_two"})
+    request = {"model": "/no/such.onnx", "precision": "int8-weights", "out_folder": "/no/such"}
+    with pytest.raises(EdgepressError):
+        call_limited("calibration.child_formats:convert_in_child", request, limits=_LIMITS, what="a test")
+    _call(2)
+    assert [loaders[2:] for loaders in made] == [("heavy_one",), ("heavy_one",)]
+    assert len(kept) == 2
 
 
 def test_a_changed_environment_is_heard(kept: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
