@@ -60,7 +60,7 @@ def _integers_fit(graph: QuantizedGraph) -> bool:
     if graph.biases:
         return any(bias.scale is not None for bias in graph.biases.values())
     zeros = [activation.zero for activation in graph.activations.values() if activation.zero is not None]
-    return any(graph.array(zero).dtype == np.uint8 for zero in zeros)
+    return any(graph.array(zero).dtype.kind == "u" for zero in zeros)
 
 
 def _add(model: onnx.ModelProto, graph: QuantizedGraph, node: onnx.NodeProto, *, integer: bool) -> None:

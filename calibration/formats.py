@@ -1,10 +1,10 @@
 """What conversions to a smaller format share: the graph to start from, the report, the file they write.
 
-Not offered is int16 for activations. ONNX knows Q/DQ with int16 from opset 21 on, but no engine here computes in it:
-ONNX Runtime's CPU provider has no integer operator with 16-bit inputs, so it dequantises and computes in float32 (a
-test holds it to that); TensorRT refuses every integer type of Q/DQ but int8 and int4. Such a file would be slower than
-the float model. Of what profiles name, Qualcomm's NPU alone has 16-bit activations (with 8-bit weights, by the page of
-ONNX Runtime's QNN provider); a dialect for it needs a device to check its placement on, which nobody has had yet.
+16-bit activations are none of these formats but a dialect of Q/DQ (``qnn-a16`` of `targets.scheme`), for Qualcomm's
+NPU alone. ONNX knows such Q/DQ from opset 21 on, but ONNX Runtime's CPU provider has no integer operator with 16-bit
+inputs: it dequantises and computes in float32 (a test holds it to that). OpenVINO 2026.4 reads it and computes in
+float, too; TensorRT refuses every integer type of Q/DQ but int8 and int4. There such a file is slower than the float
+model, and profiles may not ask for it.
 """
 
 from __future__ import annotations

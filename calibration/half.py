@@ -20,6 +20,7 @@ from calibration.formats import FormatReport, finish, open_prepared, size_bytes
 from calibration.half_rules import HALVES, PROTECTED, Half, Ports, follow, hindrance, ports
 from calibration.masks import infinite_tensors
 from calibration.modelfile import open_float, runnable
+from calibration.opsets import raised
 from calibration.prepare import constant, main_nodes, set_initializer
 from calibration.qdq import snr_db
 from calibration.session import Session
@@ -117,19 +118,8 @@ def _opener(source: Path | onnx.ModelProto, half: Half) -> Callable[[], ir.Model
         shaped = onnx.shape_inference.infer_shapes(proto, data_prop=True)
         return lambda: ir.from_proto(shaped)
     if half.name == "bfloat16" and opset < _BFLOAT16_OPSET:
-        proto = _raised(proto, opset)
+        proto = raised(proto, _BFLOAT16_OPSET, half.name)
     return lambda: open_prepared(proto)
-
-
-def _raised(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    try:
-        return onnx.version_converter.convert_version(proto, _BFLOAT16_OPSET)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"the model has opset {opset} and cannot be converted to {_BFLOAT16_OPSET}, which bfloat16 needs",
-            " ".join(str(error).split())[:200],
-            f"export it again with opset {_BFLOAT16_OPSET}",
-        ) from error
 
 
 def _beyond(model: ir.Model, samples: Iterable[Mapping[str, Array]], limit: float, threads: int) -> set[str]:

@@ -19,6 +19,7 @@ class Placement:
         constants: Constant operands of element-wise nodes, quantised like activations.
         folded: Relu and Clip nodes that the range of their output replaces.
         caps: Quantised activation -> the largest value its folded Clip lets through.
+        fixed: Quantised activation -> the range that the engine prescribes for it and for all of its scale group.
         moved: Nodes that only move values and therefore run on the integers themselves.
         int8: Nodes that run in int8, folded ones included.
         reads: (node, input index) of the nodes that read a quantised activation behind Q/DQ.
@@ -31,6 +32,7 @@ class Placement:
     constants: frozenset[str]
     folded: frozenset[str]
     caps: Mapping[str, float]
+    fixed: Mapping[str, tuple[float, float]]
     moved: frozenset[str]
     int8: frozenset[str]
     reads: frozenset[tuple[str, int]]

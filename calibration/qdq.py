@@ -1,4 +1,4 @@
-"""The only graph editor for int8: reads a placement and a calibration table, writes ONNX with explicit Q/DQ."""
+"""The only graph editor for Q/DQ: reads a placement and a calibration table, writes ONNX with explicit Q/DQ."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from calibration.keepfloat import channels_read, read_by_channel
 from calibration.modelfile import model_sha256, open_float, save
 from calibration.numerics import activation_affine, quantise, quantise_bias, weight_scales
+from calibration.opsets import prepared_for
 from calibration.pairs import PAIRED_BITS, WIDE, paired_scales
 from calibration.placement import Placement, bias_row, place
-from calibration.prepare import constant, main_nodes, prepare, remove_unused_initializers, set_initializer
+from calibration.prepare import constant, main_nodes, remove_unused_initializers, set_initializer
 from calibration.rules_weights import int_attribute
 from targets.errors import InputError
 
@@ -80,7 +81,7 @@ def quantize_model(
         InputError: The table is of another model or lacks the method or a tensor, the model is quantised already, no
             node of it can run in int8, or one of ``float_nodes`` does not exist.
     """
-    model = prepare(open_float(model_path))
+    model = prepared_for(open_float(model_path), scheme)
     table.check_model(model_sha256(model_path))
     measured = table.ranges(method) | dict(ranges or {})
     placement = place(model.graph, scheme, float_nodes=float_nodes)
@@ -111,7 +112,7 @@ def _group_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str
             low, high = 0.0, min(max(high, 0.0), placement.caps[name])
         before = groups.get(root, (math.inf, -math.inf))
         groups[root] = min(before[0], low), max(before[1], high)
-    return groups
+    return groups | {placement.roots[name]: pair for name, pair in placement.fixed.items()}
 
 
 @final
@@ -164,7 +165,7 @@ class _Editor:
         bias = node.inputs[_BIAS] if len(node.inputs) > _BIAS else None
         offset = bias_row(bias, array.shape[axis]) if self._scheme.bias == "int32" else None
         step = self._affine[self._placement.roots[str(source.name)]].scale
-        per_channel, bits = self._scheme.per_channel_weights, self._scheme.weight_bits
+        per_channel, bits = self._scheme.by_channel(node.op_type), self._scheme.weight_bits
         fitted = paired_scales(array, axis, int_attribute(node, "group", 1)) if bits == PAIRED_BITS else None
         scales = weight_scales(array, axis if per_channel else None, bits, offset, step, smallest=fitted)
         shape = [-1 if per_channel and i == axis else 1 for i in range(array.ndim)]
@@ -258,7 +259,7 @@ class _Editor:
 
     @property
     def _integer_type(self) -> ir.DataType:
-        return ir.DataType.UINT8 if self._scheme.activation_dtype == "uint8" else ir.DataType.INT8
+        return ir.DataType[self._scheme.activation_dtype.upper()]
 
     def _back(self, name: str, integers: ir.Value, constants: tuple[ir.Value, ...], *, output: bool) -> ir.Value:
         node = ir.node("DequantizeLinear", [integers, *constants], name=f"{name}__DequantizeLinear")

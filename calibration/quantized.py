@@ -13,6 +13,7 @@ from calibration.integerops import number
 from calibration.numerics import MIN_SCALE
 from calibration.pairs import WIDE, fits, room
 from targets.errors import InputError
+from targets.scheme import SCHEMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +29,7 @@ INTEGERS: Final = "__quantized"
 _WEIGHT: Final = 1
 _BIAS: Final = 2
 _INT32: Final = np.iinfo(np.int32)
+_FIXING: Final = [scheme for scheme in SCHEMES.values() if scheme.fixed_ranges]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,7 @@ class QuantizedGraph:
         constants: (node, input index) -> any other constant operand stored as integers.
         activations: Float tensor -> where its scale is.
         groups: Scale initializer -> the activations that share it.
+        fixed: Scale initializers that an engine prescribes: nothing may learn them.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -127,6 +130,7 @@ class QuantizedGraph:
         self.groups: dict[str, tuple[str, ...]] = {}
         for activation in self.activations.values():
             self.groups[activation.scale] = (*self.groups.get(activation.scale, ()), activation.tensor)
+        self.fixed = self._prescribed()
         self._real_biases = {node: self._stored_bias(bias) for node, bias in self.biases.items()}
 
     def array(self, initializer: str) -> Array:
@@ -333,6 +337,17 @@ class QuantizedGraph:
                 dequantized=tuple(readings.get(integers, ())),
             )
         return found
+
+    def _prescribed(self) -> frozenset[str]:
+        """Scales of outputs for which a dialect with this type of activations has a fixed range."""
+        found = set()
+        for activation in self.activations.values():
+            maker = self._makers.get(activation.source or "")
+            if maker is not None and activation.zero is not None:
+                dtype = self.array(activation.zero).dtype.name
+                if any(dtype == one.activation_dtype and maker.op_type in dict(one.fixed_ranges) for one in _FIXING):
+                    found.add(activation.scale)
+        return frozenset(found)
 
     def _single(self, name: str) -> str:
         """The initializer behind a scale or zero point that is laid out along channels, else the name itself."""

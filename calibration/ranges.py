@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from calibration.exposure import exposed
 from calibration.modelfile import model_sha256, open_float, runnable
 from calibration.numerics import activation_affine
+from calibration.opsets import prepared_for
 from calibration.placement import place
-from calibration.prepare import main_nodes, prepare
+from calibration.prepare import main_nodes
 from calibration.regions import ERROR, REFERENCE, SCALE, ZERO, Region, region_model, regions
 from calibration.session import Session
 from calibration.subset import spread
@@ -105,7 +106,7 @@ def choose_ranges(
     proto = open_float(model_path)
     samples.check_against(io_of(proto))
     table.check_model(model_sha256(model_path))
-    model = prepare(proto)
+    model = prepared_for(proto, scheme)
     placement = place(model.graph, scheme, float_nodes=float_nodes)
     choice = _Choice(model, placement, scheme, table, method)
     choices = []
@@ -131,6 +132,7 @@ class _Choice:
         self._model, self._scheme, self._method = model, scheme, method
         self._groups = {name: _group_ranges(placement, table.ranges(name)) for name in (method, *table.methods)}
         self.regions = regions(model.graph, placement)
+        self._fixed = {placement.roots[name] for name in placement.fixed}
         self._values = {str(value.name): value for value in model.graph.inputs}
         self._values |= {str(value.name): value for node in main_nodes(model.graph) for value in node.outputs}
 
@@ -155,7 +157,7 @@ class _Choice:
 
         start = self._groups[self._method][region.root]
         chosen = start
-        for candidates in self._rounds(region.root):
+        for candidates in () if region.root in self._fixed else self._rounds(region.root):
             for candidate in candidates(chosen):
                 if error(candidate) < error(chosen):
                     chosen = candidate
@@ -198,7 +200,7 @@ def _group_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str
             low, high = 0.0, min(max(high, 0.0), placement.caps[name])
         before = groups.get(root, (math.inf, -math.inf))
         groups[root] = min(before[0], low, 0.0), max(before[1], high, 0.0)
-    return groups
+    return groups | {placement.roots[name]: pair for name, pair in placement.fixed.items()}
 
 
 def _in_memory(

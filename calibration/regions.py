@@ -80,7 +80,7 @@ def region_model(
     """
     copies: dict[int, ir.Value] = {}
     inputs = [_input(name, ir.DataType.FLOAT) for name in (*region.sources, *region.feeds)]
-    integer = ir.DataType.UINT8 if dtype == "uint8" else ir.DataType.INT8
+    integer = ir.DataType[dtype.upper()]
     scale = ir.Value(name=SCALE, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(()))
     zero = ir.Value(name=ZERO, type=ir.TensorType(integer), shape=ir.Shape(()))
     references = [_input(f"{REFERENCE}{index}", ir.DataType.FLOAT) for index in range(len(region.ends))]

@@ -305,7 +305,8 @@ class _Learner:
         found: dict[str, None] = {}
         for activation in self.graph.activations.values():
             shared = set(self.graph.groups[activation.scale])
-            if inside & set(activation.dequantized) and not shared & fixed:
+            learned = activation.scale not in self.graph.fixed and not shared & fixed
+            if learned and inside & set(activation.dequantized):
                 found[activation.scale] = None
         return [*found]
 

@@ -39,6 +39,7 @@ def place_inputs(graph: ir.Graph, scheme: QuantScheme, float_nodes: frozenset[st
         constants=frozenset(),
         folded=frozenset(),
         caps={},
+        fixed={},
         moved=frozenset(),
         int8=frozenset(str(node.name) for node in nodes if str(node.name) not in reasons),
         reads=frozenset(reads),

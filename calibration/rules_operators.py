@@ -37,15 +37,18 @@ def place_operators(graph: ir.Graph, scheme: QuantScheme, float_nodes: frozenset
     folded, caps = _fold(graph, scheme, int8, quantised)
     nodes = [node for node in main_nodes(graph) if node.name in int8]
     moved = frozenset(str(node.name) for node in nodes if node.op_type in scheme.same_scale_operators)
+    known = dict(scheme.fixed_ranges)
+    prescribed = {str(node.outputs[0].name): known[node.op_type] for node in nodes if node.op_type in known}
     return Placement(
-        roots=_groups(graph, moved, int8, quantised, _carried_caps(graph, caps, moved)),
+        roots=_groups(graph, moved, int8, quantised, _carried(graph, {**caps, **prescribed}, moved)),
         weights=weights,
         constants=frozenset(
             name for node in nodes if node.op_type in scheme.follow_operators for name in _constant_operands(node)
         ),
         folded=folded,
         caps=caps,
-        moved=moved,
+        fixed=prescribed,
+        moved=moved if scheme.moves == "integers" else frozenset(),
         int8=int8,
         reads=frozenset(
             (str(node.name), index)
@@ -176,7 +179,7 @@ def _fold(
     """Relu and Clip from zero behind an int8 node that feeds nothing else; its raw output is then not quantised."""
     folded: set[str] = set()
     caps: dict[str, float] = {}
-    makers = scheme.compute_operators | scheme.follow_operators
+    makers = (scheme.compute_operators | scheme.follow_operators).difference(dict(scheme.fixed_ranges))
     for node in main_nodes(graph) if scheme.fold_relu else ():
         source = node.inputs[0] if node.op_type in _CLAMPS and node.name in int8 else None
         maker = source.producer() if source is not None else None
@@ -191,15 +194,15 @@ def _fold(
     return frozenset(folded), caps
 
 
-def _carried_caps(graph: ir.Graph, caps: Mapping[str, float], moved: frozenset[str]) -> dict[str, float]:
-    """Activation -> cap of the folded clamp whose values it carries, through nodes that move or join them."""
-    carried = dict(caps)
+def _carried(graph: ir.Graph, limits: Mapping[str, object], moved: frozenset[str]) -> dict[str, object]:
+    """Activation -> cap or fixed range whose values it carries, through nodes that move or join them."""
+    carried = dict(limits)
     for node in main_nodes(graph):
         sources = node.inputs[:1] if node.name in moved else node.inputs if node.op_type == "Concat" else ()
         found = {carried.get(str(value.name)) for value in sources if value is not None}
-        if len(found) == 1 and (cap := found.pop()) is not None:
+        if len(found) == 1 and (limit := found.pop()) is not None:
             for value in node.outputs:
-                carried.setdefault(str(value.name), cap)
+                carried.setdefault(str(value.name), limit)
     return carried
 
 
@@ -208,9 +211,9 @@ def _groups(
     moved: frozenset[str],
     int8: frozenset[str],
     quantised: Mapping[str, ir.Value],
-    carried: Mapping[str, float],
+    carried: Mapping[str, object],
 ) -> dict[str, str]:
-    """Scale groups: moving nodes keep the scale; the inputs of a Concat share one when that breaks no folded clamp."""
+    """Scale groups: moving nodes keep the scale; the inputs of a Concat share one unless their limits differ."""
     parent = {name: name for name in quantised}
 
     def root(name: str) -> str:

@@ -43,9 +43,13 @@ _INPUTS: Final[Mapping[str, str]] = {
     "MatMul": "it multiplies two activations: TensorRT fuses attention in float",
     **{op: _OPERATORS[op] for op in ("If", "Loop", "Scan", "Softmax", "LayerNormalization")},
 }
+_BETWEEN: Final[Mapping[str, str]] = {
+    "MatMul": "it multiplies two activations: QNN has no product of two tensors of 16 bits",
+    **{op: _OPERATORS[op] for op in ("If", "Loop", "Scan")},
+}
 
 
 def float_reason(op: str, scheme: QuantScheme) -> str:
     """Why nodes of that operator stay float in that dialect."""
-    known = _OPERATORS if scheme.style == "operators" else _INPUTS
+    known = _INPUTS if scheme.style == "inputs" else _OPERATORS if scheme.moves == "integers" else _BETWEEN
     return known.get(op, "{op} is float here").format(op=op)

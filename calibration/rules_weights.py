@@ -45,7 +45,8 @@ def weight_of(node: ir.Node, *, integer_bias: bool) -> tuple[str, int] | str:
     axis = weight_axis(node)
     scaled = gemm and (_float_attribute(node, "alpha", 1.0), _float_attribute(node, "beta", 1.0)) != (1.0, 1.0)
     channels = array.shape[axis] if array.size else 0
-    if node.op_type == "ConvTranspose":
+    grouped = node.op_type == "ConvTranspose" and int_attribute(node, "group", 1) > 1
+    if grouped:
         channels *= int_attribute(node, "group", 1)
     hindrances = {
         "only float32 is quantised": array.dtype != np.float32 or not is_float32(source),
@@ -57,6 +58,9 @@ def weight_of(node: ir.Node, *, integer_bias: bool) -> tuple[str, int] | str:
         and bias is not None
         and array.size > 0
         and bias_row(bias, channels) is None,
+        "a ConvTranspose of groups shares the scales that its integer bias is counted in": integer_bias
+        and bias is not None
+        and grouped,
         "MatMul with a batched weight has no per-channel int8 form": node.op_type == "MatMul" and array.ndim != _MATRIX,
     }
     return next((why for why, holds in hindrances.items() if holds), (str(weight.name), axis))

@@ -56,7 +56,7 @@ class Trainable(nn.Module):
     def values(self) -> dict[str, Tensor]:
         """What the graph reads now: dequantised weights, biases, activation scales; differentiable."""
         found = {
-            name: self._start[name] * torch.exp(log)
+            name: self._start[name] * torch.exp(log * (name not in self._graph.fixed))
             for name, log in zip(self._graph.groups, self.activation_scales, strict=True)
         }
         learned = zip(self._stored, self.weights, self.weight_scales, self._bounds, strict=True)

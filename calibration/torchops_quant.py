@@ -13,10 +13,11 @@ from calibration.torchops_base import Call, Op, Refusal
 LIMITS: Final[Mapping[torch.dtype, tuple[int, int]]] = {
     torch.uint8: (0, 255),
     torch.int8: (-128, 127),
+    torch.uint16: (0, 2**16 - 1),
     torch.int16: (-(2**15), 2**15 - 1),
     torch.int32: (-(2**31), 2**31 - 1),
 }
-_BY_ELEMENT_TYPE: Final = {2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32}
+_BY_ELEMENT_TYPE: Final = {2: torch.uint8, 3: torch.int8, 4: torch.uint16, 5: torch.int16, 6: torch.int32}
 
 Bound = int | Tensor
 

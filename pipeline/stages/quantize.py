@@ -48,7 +48,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
     """
 
     name = "quantize"
-    version = 9
+    version = 10
     consumes = QuantizeInputs
     produces = QuantizedModel
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch")

@@ -79,7 +79,9 @@ def test_an_injected_error_is_found(
     assert next(layer for layer in report.layers if layer.node == "conv2").kept
 
 
-@pytest.mark.parametrize("dialect", [X86, COARSE, scheme("trt")], ids=["int8", "coarse", "trt"])
+@pytest.mark.parametrize(
+    "dialect", [X86, COARSE, scheme("trt"), scheme("qnn-a16")], ids=["int8", "coarse", "trt", "qnn"]
+)
 def test_it_is_never_worse(residual: Path, images: NDArray[np.float32], tmp_path: Path, dialect: QuantScheme) -> None:
     """On the samples used the outputs' error never rises, and the report says so; on others of the kind, hardly."""
     path = made(residual, images, tmp_path, dialect)

@@ -1,4 +1,4 @@
-"""Promises of what all formats share, and the fact that keeps int16 activations out."""
+"""Promises of what all formats share, and the fact that keeps 16-bit activations from CPUs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def gemm_with_activations(dtype: type[np.generic]) -> onnx.ModelProto:
 
 
 def test_no_integer_operator_takes_int16() -> None:
-    """The runtime makes an integer product of uint8 activations and a float one of int16: no reason to emit int16."""
+    """The runtime makes an integer product of uint8 activations and a float one of 16-bit ones."""
     executed = {
         dtype: {node.op_type for node in as_executed(gemm_with_activations(dtype)).graph.node}
         for dtype in (np.uint8, np.int16, np.uint16)

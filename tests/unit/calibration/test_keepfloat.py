@@ -105,7 +105,7 @@ def test_linters_read_the_scales_it_lays_out(dialect: str, images: NDArray[np.fl
     assert (scales.tolist(), view.type_of(reading[0].input[1])) == ([single.item()] * 8, "float32")
     zeros = view.zero_point(reading[0])
     assert zeros is not None
-    assert (zeros.shape, zeros.dtype) == ((8,), np.uint8)
+    assert (zeros.shape, zeros.dtype) == ((8,), np.dtype(scheme(dialect).activation_dtype))
     assert any("one scale for each channel" in fault.what for fault in said)
 
 

@@ -69,7 +69,7 @@ def _run(data: bytes) -> Any:  # noqa: ANN401 - any dtype
 
 
 @pytest.mark.parametrize("opset", range(11, 24))
-@pytest.mark.parametrize("dialect", ["ort-x86", "trt"])
+@pytest.mark.parametrize("dialect", ["ort-x86", "trt", "qnn-a16"])
 def test_every_opset(opset: int, dialect: str, tmp_path: Path) -> None:
     """Opsets 11 to 23 are quantised; old ones are converted up, operators whose attributes became inputs included."""
     old = opset < 13
@@ -91,7 +91,7 @@ def test_every_opset(opset: int, dialect: str, tmp_path: Path) -> None:
         "conv",
         "gemm",
     }
-    assert next(o.version for o in onnx.load(out).opset_import) == max(opset, 13)
+    assert next(o.version for o in onnx.load(out).opset_import) == max(opset, scheme(dialect).opset)
     assert snr_db(_run(model.SerializeToString()), _run(out.read_bytes())) > 30.0
     assert serialize(prepare(model)) == serialize(prepare(model))
 
@@ -131,7 +131,7 @@ def test_bodies_stay_float(opset: int, tmp_path: Path) -> None:
     ]
     constants = {"w": _weight(4, 3, 3, 3), "v": _weight(4, 4, 1, 1), "u": _weight(4, 4, 1, 1), "yes": np.array(True)}  # noqa: FBT003
     model = _model(nodes, constants, opset=opset)
-    for dialect in ("ort-x86", "trt"):
+    for dialect in ("ort-x86", "trt", "qnn-a16"):
         out, layers = _quantise(model, tmp_path, dialect)
         assert [(layer.node, layer.precision) for layer in layers] == [
             ("outer", "int8"),
@@ -278,7 +278,7 @@ def test_half_precision_is_left_alone(tmp_path: Path) -> None:
         helper.make_node("Cast", ["g"], ["y"], "up", to=TensorProto.FLOAT),
     ]
     model = _model(nodes, {"w": _weight(4, 3, 3, 3), "v": _weight(4, 4, 1, 1).astype(np.float16)})
-    for dialect in ("ort-x86", "trt"):
+    for dialect in ("ort-x86", "trt", "qnn-a16"):
         out, layers = _quantise(model, tmp_path, dialect)
         precision = {layer.node: layer.precision for layer in layers}
         assert (precision["single"], precision["half"]) == ("int8", "float")

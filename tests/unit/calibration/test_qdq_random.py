@@ -113,7 +113,7 @@ def _check(model: onnx.ModelProto, folder: Path, feed: Any, dialect: str) -> Non
         assert snr_db(plain, fused) > 25.0
 
 
-@given(steps=_steps, seed=st.integers(0, 99), dialect=st.sampled_from(["ort-x86", "trt", "ort-x86-avx2"]))
+@given(steps=_steps, seed=st.integers(0, 99), dialect=st.sampled_from(["ort-x86", "trt", "ort-x86-avx2", "qnn-a16"]))
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_random_graphs(steps: list[tuple[str, int, int]], seed: int, dialect: str) -> None:
     """The file runs, is valid, lints clean, has positive shared scales and a reason for every float node."""

@@ -233,7 +233,7 @@ def test_a_loss_that_breaks_leaves_no_file(residual: Path, coarse: Path, tmp_pat
     assert not out.exists()
 
 
-@pytest.mark.parametrize("dialect", ["trt", "ort-arm64"])
+@pytest.mark.parametrize("dialect", ["trt", "ort-arm64", "qnn-a16"])
 def test_every_dialect_can_be_learned(
     residual: Path, samples: CalibrationSet, held: np.ndarray, tmp_path: Path, dialect: str
 ) -> None:

@@ -143,7 +143,7 @@ def test_float_nets_agree_with_onnx_runtime(net: tuple[Path, np.ndarray]) -> Non
     assert same > 0.999
 
 
-@pytest.mark.parametrize("dialect", ["ort-x86", "ort-arm64"])
+@pytest.mark.parametrize("dialect", ["ort-x86", "ort-arm64", "qnn-a16"])
 @pytest.mark.parametrize("optimize", [False, True])
 def test_quantised_nets_agree_with_onnx_runtime(
     net: tuple[Path, np.ndarray], tmp_path: Path, dialect: str, *, optimize: bool

@@ -56,3 +56,16 @@ def test_tensorrt_is_symmetric_with_float_edges() -> None:
 def test_dialects_that_follow_x86(name: str) -> None:
     """They differ from x86 by their name alone."""
     assert dataclasses.replace(SCHEMES[name], name="ort-x86") == SCHEMES["ort-x86"]
+
+
+def test_qnn_with_sixteen_bits() -> None:
+    """What its documents ask for: uint16 between Q/DQ, one scale for linear weights, prescribed scales, opset 21."""
+    found = scheme("qnn-a16")
+    assert (found.activation_dtype, found.activation_bits, found.weight_bits, found.bias) == ("uint16", 16, 8, "int32")
+    assert (found.opset, found.moves, found.activation_products) == (21, "between", False)
+    assert {op for op in found.compute_operators if found.by_channel(op)} == {"Conv", "ConvTranspose"}
+    steps = {op: (high - low) / 65535 for op, (low, high) in found.fixed_ranges}
+    assert steps == {"Sigmoid": 1 / 65536, "Tanh": 1 / 32768}
+    others = [one for one in SCHEMES.values() if one is not found]
+    assert {(one.opset, one.moves, one.activation_bits) for one in others} == {(13, "integers", 8)}
+    assert all(one.by_channel(op) for one in others for op in one.compute_operators)
