@@ -27,6 +27,7 @@ _FORMATS: Final = {
     "int8-weights": "MatMulNBits",
     "int4-weights": "MatMulNBits",
 }
+_QNN: Final = "QNNExecutionProvider"
 _DLA_PRECISIONS: Final = frozenset({"fp16", "int8"})
 # Features that OpenVINO's CPU plugin computes a 16-bit type with, by architecture; its own answer to
 # OPTIMIZATION_CAPABILITIES on a CPU without them is FP32 and INT8 only.
@@ -56,7 +57,11 @@ def scheme_faults(choice: Choice, hardware: Hardware | None) -> Iterator[Fault]:
     if choice.engine is None:
         return
     allowed = _schemes(choice.engine, hardware)
-    if name not in allowed:
+    if name not in allowed and SCHEMES[name].activation_bits > 8:  # noqa: PLR2004 - bits
+        what = f"{name!r} has 16-bit activations, which {_described(choice.engine)} computes in float or refuses"
+        others = f", or providers that begin with {_QNN!r}" if isinstance(choice.engine, OnnxRuntimeOptions) else ""
+        yield Fault(where=where, what=what, fix=f"use {' or '.join(repr(item) for item in allowed)}{others}")
+    elif name not in allowed:
         on = f" on {hardware.arch}" if hardware is not None and not _wants_trt(choice.engine) else ""
         what = f"{name!r} is not what {_described(choice.engine)} reads{on}"
         yield Fault(where=where, what=what, fix=f"use {' or '.join(repr(item) for item in allowed)}")
@@ -79,6 +84,8 @@ def _schemes(engine: EngineOptions, hardware: Hardware | None) -> tuple[str, ...
         return ("trt",)
     own = {"x86_64": ("ort-x86", "ort-x86-avx2"), "aarch64": ("ort-arm64",)}
     cpu = own[arch] if arch is not None else (*own["x86_64"], *own["aarch64"])
+    if isinstance(engine, OnnxRuntimeOptions) and engine.providers[:1] == (_QNN,):
+        return (*cpu, "qnn-a16")
     by_openvino = isinstance(engine, OpenVinoOptions) or engine.providers[:1] == ("OpenVINOExecutionProvider",)  # type: ignore[union-attr]  # TensorRT is told apart above
     return ("openvino", *cpu) if by_openvino else cpu
 

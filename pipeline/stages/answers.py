@@ -69,9 +69,10 @@ def computes_alike(profile: TargetProfile) -> bool:
     """Whether int8 sums on this machine are exact, as they are on the target."""
     if machine.provides(profile.hardware.arch, profile.hardware.isa) or machine.arch() != "x86_64":
         return True
-    return scheme(profile.quantization.scheme).weight_bits < 8 or bool(  # noqa: PLR2004 - 7-bit weights never saturate
-        machine.cpu_features() & {"avx512_vnni", "avx_vnni"}
-    )
+    dialect = scheme(profile.quantization.scheme)
+    if dialect.weight_bits < 8 or dialect.activation_bits > 8:  # noqa: PLR2004 - bits
+        return True  # 7-bit weights never saturate; 16-bit activations are computed in float here
+    return bool(machine.cpu_features() & {"avx512_vnni", "avx_vnni"})
 
 
 def answers(

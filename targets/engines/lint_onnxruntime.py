@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _FIX: Final = "quantise with scheme 'ort-x86' (or the one of the target's profile)"
 _PER_CHANNEL_OPSET: Final = 13
 _WEIGHT: Final = 1
+_WIDE: Final = frozenset({"int16", "uint16"})
 
 
 def lint_onnxruntime(model: onnx.ModelProto, path: Path | None = None) -> list[Fault]:
@@ -41,6 +42,16 @@ def warn_onnxruntime(model: onnx.ModelProto, path: Path | None = None) -> list[F
     """
     view = GraphView(model, path)
     return [*_signed(view), *_float_outputs(view), *_unsigned_weights(view)]
+
+
+def lint_wide(model: onnx.ModelProto, path: Path | None = None) -> list[Fault]:
+    """Quantised activations of 16 bits, for providers that compute them in float: all but QNN's, as seen with 1.32."""
+    view = GraphView(model, path)
+    return [
+        fault(node, f"its activation is {kind}: this provider computes it in float, slower than the float model", _FIX)
+        for node in view.quantisers()
+        if (kind := view.integer_type(node)) in _WIDE and view.constant(node.input[0]) is None
+    ]
 
 
 def _operator_format(view: GraphView) -> list[Fault]:

@@ -17,6 +17,7 @@ _FIX: Final = "quantise with scheme 'trt'"
 _BIAS: Final = 2
 _ZERO_POINT: Final = 2
 _TYPES: Final = frozenset({"int8", "int4", "float8_e4m3fn"})
+_UNREAD: Final = frozenset({"uint16", "int16"})
 
 
 def lint_tensorrt(model: onnx.ModelProto, path: Path | None = None) -> list[Fault]:
@@ -53,6 +54,8 @@ def _zero_points(view: GraphView) -> list[Fault]:
         zero, kind = view.zero_point(node), view.integer_type(node)
         if zero is None and kind != "int8":
             found.append(fault(node, "it has no zero point, which means uint8", f"write int8 zero points of 0: {_FIX}"))
+        elif kind in _UNREAD:
+            found.append(fault(node, f"TensorRT takes no {kind} here", f"use int8: {_FIX}"))
         elif zero is not None and zero.any():
             found.append(fault(node, "its zero point is not 0", f"quantise symmetrically: {_FIX}"))
         elif zero is not None and _is_laid_out(view, node):

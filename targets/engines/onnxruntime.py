@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from targets.engines.base import Array, Availability, Engine, EngineBuild, Inspection, Runner, ports
 from targets.engines.lint_graph import interface_faults
-from targets.engines.lint_onnxruntime import lint_onnxruntime, warn_onnxruntime
+from targets.engines.lint_onnxruntime import lint_onnxruntime, lint_wide, warn_onnxruntime
 from targets.engines.onnxruntime_graph import LAYOUTS, canonical, open_engine_file, optimised
 from targets.engines.onnxruntime_ort import from_ort, required_operators, to_ort
 from targets.engines.onnxruntime_providers import (
+    QNN,
     finished_here,
     is_tuned_here,
     level,
@@ -93,6 +94,8 @@ class OnnxRuntimeEngine(Engine):
             what = f"this onnxruntime has no {', '.join(absent)}"
             faults.append(Fault(where="engine.providers", what=what, fix=where(absent)))
         options = of(profile)
+        if options.providers[0] != QNN:
+            faults += lint_wide(proto, model)
         if options.providers[-1] != CPU:
             faults.append(
                 Fault(

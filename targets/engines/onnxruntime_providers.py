@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from targets.profile import TargetProfile
 
 XNNPACK: Final = "XnnpackExecutionProvider"
+QNN: Final = "QNNExecutionProvider"
 Level = Literal["none", "basic", "all"]
 
 
@@ -54,7 +55,7 @@ RULES: Final[Mapping[Provider, ProviderRule]] = {
     "CUDAExecutionProvider": ProviderRule(offline="basic", at_load="all", compiles=False),  # [levels]
     "TensorrtExecutionProvider": ProviderRule(offline="none", at_load="all", compiles=True),  # [trt]
     "OpenVINOExecutionProvider": ProviderRule(offline="none", at_load="disabled", compiles=True),  # [ov]
-    "QNNExecutionProvider": ProviderRule(offline="none", at_load="all", compiles=True),  # [qnn]
+    QNN: ProviderRule(offline="none", at_load="all", compiles=True),  # [qnn]
     "CoreMLExecutionProvider": ProviderRule(offline="basic", at_load="all", compiles=True),  # [levels] [ort]
     "NnapiExecutionProvider": ProviderRule(offline="basic", at_load="all", compiles=True),  # [levels] [ort]
 }

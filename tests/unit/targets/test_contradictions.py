@@ -88,6 +88,14 @@ CASES = [
     (_tables(X86, ORT, "ort-arm64"), "quantization.scheme", "'ort-x86'"),
     (_tables(ARM, ORT, "ort-x86"), "quantization.scheme", "'ort-arm64'"),
     (_tables(X86, _provider("Tensorrt", "CPU"), "ort-x86"), "quantization.scheme", "'trt'"),
+    (_tables(ARM, ORT, "qnn-a16"), "quantization.scheme", "16-bit activations"),
+    (_tables(ARM, ORT, "qnn-a16"), "quantization.scheme", "begin with 'QNNExecutionProvider'"),
+    (_tables(ARM, _provider("Xnnpack", "CPU"), "qnn-a16"), "quantization.scheme", "XnnpackExecutionProvider computes"),
+    (_tables(ARM, _provider("Xnnpack", "QNN"), "qnn-a16"), "quantization.scheme", "16-bit activations"),
+    (_tables(X86, ORT, "qnn-a16"), "quantization.scheme", "'ort-x86'"),
+    (_tables(X86, OPENVINO, "qnn-a16"), "quantization.scheme", "'openvino'"),
+    (_tables(ORIN, TRT, "qnn-a16"), "quantization.scheme", "use 'trt'"),
+    (_tables(ARM, _provider("QNN", "CPU"), "trt"), "quantization.scheme", "'ort-arm64' or 'qnn-a16'"),
     (_tables(PLAIN, ORT, "ort-x86"), "quantization.scheme", "saturate"),
     (_tables({"arch": "x86_64"}, ORT, "ort-x86"), "quantization.scheme", "ort-x86-avx2"),
     (_tables(PLAIN, OPENVINO, "openvino"), "quantization.scheme", "saturate"),
@@ -160,6 +168,7 @@ def test_a_contradiction_is_named_with_its_remedy(tables: dict[str, Any], where:
         _tables({**ARM, "isa": ["asimd", "asimdhp"]}, ORT, "ort-arm64", "fp32", "fp16", "int8"),
         _tables({**X86, "isa": ["avx512_vnni", "avx512_bf16"]}, OPENVINO, "openvino", "fp32", "bf16"),
         _tables(NANO, TRT, "trt", "fp32", "fp16"),
+        _tables(ARM, _provider("QNN", "CPU"), "qnn-a16", "int8"),
         _tables({**X86, "compute_capability": "6.1"}, TRT, "trt", "fp32", "int8"),
         _tables(X86, TRT, "trt", "fp32", "fp16", "int8"),
         _tables({**X86, "compute_capability": "7.5"}, {**RTX, "compute_capabilities": ["7.5"]}, "trt"),
@@ -214,7 +223,7 @@ _ENGINES = st.fixed_dictionaries(
     },
 )
 _QUANTIZATIONS = st.fixed_dictionaries(
-    {"scheme": st.sampled_from(["ort-x86", "ort-x86-avx2", "ort-arm64", "openvino", "trt", "none"])},
+    {"scheme": st.sampled_from(["ort-x86", "ort-x86-avx2", "ort-arm64", "openvino", "trt", "qnn-a16", "none"])},
     optional={
         "precisions": st.lists(st.sampled_from(["fp32", "fp16", "bf16", "int8", "int8-dynamic", "fp8"]), max_size=4)
     },

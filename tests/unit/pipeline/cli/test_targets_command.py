@@ -42,7 +42,8 @@ def test_the_list_names_every_engine_in_order() -> None:
 def test_the_list_is_data_too() -> None:
     """Promise: `--json` has the same, with the descriptions."""
     rows = {row["name"]: row for row in json.loads(_run("list", "--json").stdout)}
-    assert [choice["label"] for choice in rows["android-arm64"]["choices"]] == ["", "xnnpack", "nnapi", "qnn"]
+    phone = rows["android-arm64"]["choices"]
+    assert [choice["label"] for choice in phone] == ["", "xnnpack", "nnapi", "qnn", "qnn-a16"]
     assert rows["raspberry-pi-4"]["description"]
     assert rows["raspberry-pi-4"]["scheme"] == "ort-arm64"
 

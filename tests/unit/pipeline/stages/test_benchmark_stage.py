@@ -155,6 +155,9 @@ def test_saturating_cpus_do_not_promise_the_answers_of_others(
     monkeypatch.setattr(machine, "cpu_features", lambda: frozenset(features))
     assert answers.computes_alike(load_profile("raspberry-pi-5")) is alike
     assert answers.computes_alike(load_profile("x86-64-avx2")), "7-bit weights never saturate"
+    phone = load_profile("android-arm64").choices()
+    assert answers.computes_alike(phone["qnn-a16"]), "16-bit activations are computed in float"
+    assert answers.computes_alike(phone["qnn"]) is alike
 
 
 OPENVINO = {"engine": "openvino", "runtime": "openvino", "runtime_version": "2026.4.0-1-x"}
