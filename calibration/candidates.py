@@ -141,8 +141,11 @@ class Workshop:
         """First and last layers with at most 2 % of the work each and 3 % in all, and layers that int8 makes no faster.
 
         int8 mostly saves next to nothing at the ends and costs much: the model's input is rounded to 8 bits in the
-        first layer, and every class score in the last. Where it is known to save something there, it stays.
+        first layer, and every class score in the last. Where it is known to save something there, it stays. 16 bits
+        round neither coarsely, and for an NPU a float layer means another trip to the CPU: then none is spared.
         """
+        if self.scheme.activation_bits > 8:  # noqa: PLR2004 - bits
+            return frozenset()
         prepared = prepare(open_float(self.model))
         costs = COSTS.get(self.scheme.name)
         found: set[str] = set()

@@ -29,7 +29,7 @@ INTEGERS: Final = "__quantized"
 _WEIGHT: Final = 1
 _BIAS: Final = 2
 _INT32: Final = np.iinfo(np.int32)
-_FIXING: Final = [scheme for scheme in SCHEMES.values() if scheme.fixed_ranges]
+_PRESCRIBED: Final = {(one.activation_dtype, op) for one in SCHEMES.values() for op, _ in one.fixed_ranges}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,14 +340,9 @@ class QuantizedGraph:
 
     def _prescribed(self) -> frozenset[str]:
         """Scales of outputs for which a dialect with this type of activations has a fixed range."""
-        found = set()
-        for activation in self.activations.values():
-            maker = self._makers.get(activation.source or "")
-            if maker is not None and activation.zero is not None:
-                dtype = self.array(activation.zero).dtype.name
-                if any(dtype == one.activation_dtype and maker.op_type in dict(one.fixed_ranges) for one in _FIXING):
-                    found.add(activation.scale)
-        return frozenset(found)
+        made = [(one, self._makers.get(one.source or "")) for one in self.activations.values() if one.zero]
+        kinds = [(one.scale, (self.array(str(one.zero)).dtype.name, maker.op_type)) for one, maker in made if maker]
+        return frozenset(scale for scale, kind in kinds if kind in _PRESCRIBED)
 
     def _single(self, name: str) -> str:
         """The initializer behind a scale or zero point that is laid out along channels, else the name itself."""

@@ -195,3 +195,5 @@ def test_first_and_last_layers_stay_int8_where_float_is_known_to_be_slower(
     assert found["unknown"] >= {"stem", "head"}
     assert "stem" not in found["known"]
     assert "head" in found["known"]
+    wide = Workshop(residual, table, samples, scheme=scheme("qnn-a16"), folder=tmp_path, threads=1)
+    assert wide.spared == frozenset(), "16 bits round neither end coarsely"
