@@ -24,7 +24,7 @@ from pipeline.store.place import OTHER_CACHE, measuring_folder, unfinished_folde
 from pipeline.timeleft import TimeLeft
 from targets.errors import EdgepressError
 from targets.files import disk_guard
-from targets.ready import child_kept_ready
+from targets.forkserver import fork_server
 
 State = Literal["stored", "to run", "optional", "not needed"]
 KEY_SCHEMA: Final = 1
@@ -56,7 +56,7 @@ def run_plan(plan: Plan, store: Store, observer: Observer) -> dict[str, Outcome]
     run = _Run(store=store, observer=observer, forecast=Forecast(plan.nodes, store.root, observer))
     with ExitStack() as stack:
         stack.enter_context(store.session())
-        stack.enter_context(child_kept_ready())
+        stack.enter_context(fork_server())
         run.folders = stack.enter_context(store.scratch())
         for node in plan.nodes:
             run.try_to_bring(plan, node)

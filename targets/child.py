@@ -1,10 +1,9 @@
 """The far side of a process border: supervises a limited program, or calls one function.
 
-Three ways in, all started by `targets.process` and what it uses only::
+Two ways in, both started by `targets.supervised` only::
 
     python -I -S child.py supervise REPORT PARENT MEMORY FILE PROGRAM [ARGUMENT ...]
     python -I -m targets.child call MODULE:FUNCTION REQUEST RESPONSE                   JSON file in, JSON file out
-    python -I -m targets.child wait SOCKET LOADER ...                                  loads modules, then calls as told
 
 The supervisor sets limits after its own fork, as doing so between fork and exec of a parent with threads is unsafe; it
 measures memory, because the kernel charges the peak of a forking parent to its direct child; and it ends all that came
@@ -16,6 +15,10 @@ from __future__ import annotations
 
 import os
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LIMIT_FAILED = 125
 """Exit status when the limits cannot be set."""
@@ -40,6 +43,11 @@ def supervise(report: int, parent: int, memory_bytes: int, file_bytes: int, argv
         file_bytes: Limit of the size of each file written (RLIMIT_FSIZE), 0 for none.
         argv: Program, found on PATH, and its arguments.
     """
+    return supervise_call(report, parent, lambda: _become(argv, memory_bytes, file_bytes))
+
+
+def supervise_call(report: int, parent: int, work: Callable[[], int]) -> int:
+    """Has a forked child do ``work`` and end with the status it gives; else as `supervise`."""
     import signal
 
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # whoever is orphaned below us becomes our child, so that none escapes us
@@ -49,7 +57,7 @@ def supervise(report: int, parent: int, memory_bytes: int, file_bytes: int, argv
     pid = os.fork()
     if pid == 0:
         os.close(report)
-        os._exit(_become(argv, supervisor, memory_bytes, file_bytes))
+        os._exit(_working(supervisor, work))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the group is asked to end; we stay to report
     ended = 0
     while ended != pid:  # orphans end too: they are reaped, and not what we wait for
@@ -104,7 +112,25 @@ def _descendants(ancestor: int) -> list[int]:
     return [pid for pid in found if pid not in dead]
 
 
-def _become(argv: list[str], supervisor: int, memory_bytes: int, file_bytes: int) -> int:
+def _working(supervisor: int, work: Callable[[], int]) -> int:
+    """Does ``work`` as a child that dies with its supervisor; the exit status, after a traceback where it failed."""
+    import signal
+
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    _signal_at_death_of(supervisor, signal.SIGKILL)
+    try:
+        return work()
+    except BaseException:  # noqa: BLE001  # a fork must never go on as its parent would
+        import traceback
+
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _become(argv: list[str], memory_bytes: int, file_bytes: int) -> int:
     """Limits this process and becomes ``argv``; returns an exit status only when that fails."""
     import resource
     import signal
@@ -112,62 +138,24 @@ def _become(argv: list[str], supervisor: int, memory_bytes: int, file_bytes: int
     try:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and a program would inherit that
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        _signal_at_death_of(supervisor, signal.SIGKILL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        _limit(memory_bytes, file_bytes)
+        limit(memory_bytes, file_bytes)
     except (OSError, ValueError) as error:
-        return _complain(LIMIT_FAILED, f"cannot set the limits: {error}")
+        return complain(LIMIT_FAILED, f"cannot set the limits: {error}")
     try:
         os.execvp(argv[0], argv)  # noqa: S606  # an argument list; there is no shell
     except OSError as error:
-        return _complain(NOT_STARTED, f"cannot start {argv[0]!r}: {error.strerror}")
+        return complain(NOT_STARTED, f"cannot start {argv[0]!r}: {error.strerror}")
 
 
-def _limit(memory_bytes: int, file_bytes: int) -> None:
+def limit(memory_bytes: int, file_bytes: int) -> None:
+    """Limits the address space of this process and the size of its files; 0 for no limit."""
     import resource
 
     if file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     if memory_bytes:  # last: it holds for us too
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-
-
-def wait_for_call(descriptor: int, loaders: list[str]) -> int:
-    """Loads modules, says so, and waits for one call; ends when the other side does.
-
-    Args:
-        descriptor: A socket: one byte out when all is loaded, one line of JSON in (`targets.ready.ReadyChild.order`).
-        loaders: Modules to load, or ``module:function`` to call for it; what fails is left to the call, which tells
-            why.
-    """
-    import contextlib
-    import importlib
-    import json
-    import socket
-    import tempfile
-
-    for loader in loaders:
-        module, _, function = loader.partition(":")
-        with contextlib.suppress(Exception):
-            loaded = importlib.import_module(module)
-            if function:
-                getattr(loaded, function)()
-    with socket.socket(fileno=descriptor) as line:
-        line.sendall(b"\n")
-        with line.makefile("rb") as lines:
-            told = lines.readline()
-    if not told.endswith(b"\n"):
-        return 0
-    call = json.loads(told)
-    os.environ.update(call["env"])
-    os.chdir(call["cwd"])
-    tempfile.tempdir = None  # whoever asked before, asked before there was one
-    try:
-        _limit(call["memory_bytes"], call["file_bytes"])
-    except (OSError, ValueError) as error:
-        return _complain(LIMIT_FAILED, f"cannot set the limits: {error}")
-    return call_function(call["function"], call["request"], call["response"])
 
 
 def call_function(function: str, request: str, response: str) -> int:
@@ -210,7 +198,8 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _complain(status: int, message: str) -> int:
+def complain(status: int, message: str) -> int:
+    """Says on stderr why nothing was started; gives the exit status that says so."""
     os.write(2, f"{message}\n".encode())
     return status
 
@@ -220,8 +209,6 @@ def main(argv: list[str]) -> int:
     if argv[0] == "supervise":
         report, parent, memory_bytes, file_bytes = (int(word) for word in argv[1:5])
         return supervise(report, parent, memory_bytes, file_bytes, argv[5:])
-    if argv[0] == "wait":
-        return wait_for_call(int(argv[1]), argv[2:])
     return call_function(*argv[1:])
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from targets import ready
+from targets import forkserver
 from targets.errors import EnvironmentFailure, error_from_json
 from targets.files import disk_guard, megabytes, remove_tree
 from targets.limits import ChildResult, Limits, untrusted
-from targets.supervised import Supervised
+from targets.supervised import start
 from targets.telling import Listener
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ def run_limited(
         EnvironmentFailure: Out of time, out of memory, too much output, a too large file, or it cannot be started.
             Any other exit status is the caller's to judge.
     """
-    ready.settle()
     with _private_folder() as folder:
         return _run(argv, limits, what, cwd, env, stdout_limit_bytes, folder)
 
@@ -104,7 +103,7 @@ def call_limited(
         if result.returncode != 0 or not answer.is_file():
             raise RuntimeError(f"{what} ended with exit status {result.returncode} in {function}\n{stderr}")
         answered = _read_answer(answer, function)
-        ready.prepare(answered.get("loaded", ()))
+        forkserver.needs(answered.get("loaded", ()))
         return _result(answered, function)
 
 
@@ -117,12 +116,11 @@ def _call(
     folder: Path,
     told: Listener | None,
 ) -> ChildResult:
-    """Has the child that is kept ready do it, or one of its own."""
-    child = None if env else ready.take()
-    if child is not None and child.order(*call, limits=limits, cwd=cwd or folder / "cwd", env=_private(folder)):
-        return child.process.wait(limits, what, stdout_limit_bytes=_STDOUT_LIMIT_BYTES, told=told)
+    """In a fork of what is loaded already, where there is such a server, or in a new Python."""
+    place, private = cwd or folder / "cwd", _private(folder)
+    child = None if env else forkserver.forked(call, limits=limits, cwd=place, env=private, mark=folder.name)
     if child is not None:
-        child.end()
+        return child.wait(limits, what, stdout_limit_bytes=_STDOUT_LIMIT_BYTES, told=told)
     argv = [sys.executable, "-I", "-m", "targets.child", "call", *map(str, call)]
     return _run(argv, limits, what, cwd, env, _STDOUT_LIMIT_BYTES, folder, told)
 
@@ -181,7 +179,7 @@ def _run(
     folder: Path,
     told: Listener | None = None,
 ) -> ChildResult:
-    started = Supervised(
+    started = start(
         argv, what=what, limits=limits, cwd=cwd or folder / "cwd", env={**_private(folder), **env}, mark=folder.name
     )
     return started.wait(limits, what, stdout_limit_bytes=stdout_limit_bytes, told=told)

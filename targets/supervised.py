@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
@@ -19,7 +21,7 @@ from targets.limits import ChildResult, Limits, judge, out_of_time
 from targets.orphans import kill_marked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from targets.telling import Listener
 
@@ -41,57 +43,107 @@ def inherited() -> dict[str, str]:
     return {name: os.environ[name] for name in _INHERITED if name in os.environ}
 
 
-@final
-class Supervised:
-    """A program that runs, in a session and process group of its own; `wait` or `end` must follow.
+def environment(env: Mapping[str, str], mark: str) -> dict[str, str]:
+    """All variables of a child: the inherited ones, ``env``, and its mark."""
+    return {**inherited(), "ORT_DISABLE_TELEMETRY": "1", **env, _MARK: mark}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """What we hold of a supervisor that was started.
+
+    Attributes:
+        pid: Its process, group and session; not reaped before we ask for it, so nobody else can have the number.
+        stdout: What it and its child write there.
+        stderr: What it and its child write there.
+        report: Where it tells how its child ended.
+    """
+
+    pid: int
+    stdout: int
+    stderr: int
+    report: int
+
+
+@contextlib.contextmanager
+def pipes() -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    """Three pipes for stdout, stderr and report: ends to read, which stay open, and to write, which we close.
+
+    Whoever starts a supervisor closes its ends of them; else one that was killed would leave a pipe that never ends.
+    """
+    made: list[tuple[int, int]] = []
+    try:
+        made += [os.pipe() for _ in range(3)]
+        (out, out_end), (err, err_end), (report, report_end) = made
+        yield (out, err, report), (out_end, err_end, report_end)
+    except BaseException:
+        for reading, _ in made:
+            os.close(reading)
+        raise
+    finally:
+        for _, writing in made:
+            os.close(writing)
+
+
+def start(
+    argv: Sequence[str], *, what: str, limits: Limits, cwd: Path, env: Mapping[str, str], mark: str
+) -> Supervised:
+    """Starts a program; `Supervised.wait` or `Supervised.end` must follow.
 
     Args:
         argv: Program and arguments.
         what: What it does, for messages.
-        limits: Limits of memory and files; that of time is for `wait`.
+        limits: Limits of memory and files; that of time is for `Supervised.wait`.
         cwd: Working folder.
         env: Variables it gets on top of the inherited ones.
         mark: A name that nothing else on this machine has; its processes are found by it should the supervisor die.
-        pass_fds: Descriptors that it inherits.
 
     Raises:
         EnvironmentFailure: It cannot be started.
     """
+    return started_with(argv, (), what=what, limits=limits, cwd=cwd, env=env, mark=mark)
 
-    def __init__(
-        self,
-        argv: Sequence[str],
-        *,
-        what: str,
-        limits: Limits,
-        cwd: Path,
-        env: Mapping[str, str],
-        mark: str,
-        pass_fds: Sequence[int] = (),
-    ) -> None:
-        self._mark = f"{_MARK}={mark}"
-        self._start_s = time.monotonic()
-        self._report, report_end = os.pipe()
+
+def started_with(
+    argv: Sequence[str],
+    pass_fds: Sequence[int],
+    *,
+    what: str,
+    limits: Limits,
+    cwd: Path,
+    env: Mapping[str, str],
+    mark: str,
+) -> Supervised:
+    """As `start`, with descriptors that the program inherits."""
+    start_s = time.monotonic()
+    with pipes() as ((out, err, report), (out_end, err_end, report_end)), disk_guard(f"starting {what}"):
         supervise = [
             sys.executable, "-I", "-S", str(_SUPERVISOR), "supervise", str(report_end), str(os.getpid()),
             str(limits.memory_bytes or UNLIMITED), str(limits.file_bytes or UNLIMITED),
         ]  # fmt: skip
-        try:
-            with disk_guard(f"starting {what}"):
-                self._process = subprocess.Popen(
-                    [*supervise, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                    bufsize=0, cwd=cwd, env={**inherited(), "ORT_DISABLE_TELEMETRY": "1", **env, _MARK: mark},
-                    start_new_session=True, pass_fds=[report_end, *pass_fds],
-                )  # fmt: skip
-        except BaseException:
-            os.close(self._report)
-            raise
-        finally:
-            os.close(report_end)  # ours; else a supervisor that was killed would leave a pipe that never ends
+        process = subprocess.Popen(
+            [*supervise, *argv], stdin=subprocess.DEVNULL, stdout=out_end, stderr=err_end, cwd=cwd,
+            env=environment(env, mark), start_new_session=True, pass_fds=[report_end, *pass_fds],
+        )  # fmt: skip
+    ends = Ends(pid=process.pid, stdout=out, stderr=err, report=report)
+    return Supervised(ends, reap=process.wait, mark=mark, start_s=start_s)
 
-    def begin_now(self) -> None:
-        """Counts time from now on: what it did before was no work of ours."""
-        self._start_s = time.monotonic()
+
+@final
+class Supervised:
+    """A supervisor with a program below it.
+
+    Args:
+        ends: What we hold of it.
+        reap: Waits for it and gives its exit status, minus the signal that ended it.
+        mark: As for `start`.
+        start_s: When it began, by the monotonic clock.
+    """
+
+    def __init__(self, ends: Ends, *, reap: Callable[[], int], mark: str, start_s: float) -> None:
+        self.pid = ends.pid
+        self._ends, self._reap, self._mark, self._start_s = ends, reap, mark, start_s
+        self._ended = os.pidfd_open(ends.pid)
 
     def wait(self, limits: Limits, what: str, *, stdout_limit_bytes: int, told: Listener | None = None) -> ChildResult:
         """Waits for its end; whatever comes in between, all that came from it is ended.
@@ -106,22 +158,21 @@ class Supervised:
             EnvironmentFailure: As `targets.process.run_limited`.
         """
         try:
-            with self._process:
-                try:
-                    stdout, stderr = self._collect(limits, what, stdout_limit_bytes, told)
-                finally:
-                    self._end_group()
-            os.set_blocking(self._report, False)
-            ending = _words(self._report)
+            try:
+                stdout, stderr = self._collect(limits, what, stdout_limit_bytes, told)
+            finally:
+                status = self._end_group()
+            os.set_blocking(self._ends.report, False)
+            ending = _words(self._ends.report)
         finally:
-            os.close(self._report)
+            self._close()
         wall_s = time.monotonic() - self._start_s
         if len(ending) != _REPORT_WORDS:
-            kill_marked(self._mark)
-            raise self._without_report(what, stderr)
-        status, peak_kb = map(int, ending)
+            kill_marked(f"{_MARK}={self._mark}")
+            raise _without_report(what, status, stderr)
+        child_status, peak_kb = map(int, ending)
         result = ChildResult(
-            returncode=os.waitstatus_to_exitcode(status), stdout=stdout, stderr=stderr, wall_s=wall_s,
+            returncode=os.waitstatus_to_exitcode(child_status), stdout=stdout, stderr=stderr, wall_s=wall_s,
             peak_rss_bytes=peak_kb * 1024,
         )  # fmt: skip
         judge(result, limits, what)
@@ -130,63 +181,69 @@ class Supervised:
     def end(self) -> None:
         """Ends it, for whom nobody waits any more."""
         try:
-            with self._process:
-                self._end_group()
+            self._end_group()
         finally:
-            os.close(self._report)
+            self._close()
 
-    def _without_report(self, what: str, stderr: bytes) -> Exception:
-        if self._process.returncode == -signal.SIGKILL:
-            return EnvironmentFailure(
-                f"{what} was killed", "signal 9 ended it from outside, as the kernel does when memory runs out",
-                "see `dmesg` for 'out of memory'; free memory and run it again",
-            )  # fmt: skip
-        words = stderr.decode(errors="replace")
-        return RuntimeError(f"the supervisor of {what} failed ({self._process.returncode})\n{words}")
+    def has_ended(self) -> bool:
+        """Whether it has; it is not reaped yet."""
+        return bool(select.select([self._ended], [], [], 0)[0])
+
+    def _close(self) -> None:
+        for descriptor in (self._ended, self._ends.stdout, self._ends.stderr, self._ends.report):
+            os.close(descriptor)
 
     def _collect(self, limits: Limits, what: str, limit_bytes: int, told: Listener | None) -> tuple[bytes, bytes]:
         """Reads outputs and what is told until the supervisor (and not whoever else holds the outputs) has ended."""
-        process = self._process
-        assert process.stdout is not None
-        assert process.stderr is not None
-        outputs = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
-        ended = os.pidfd_open(process.pid)
-        try:
-            with selectors.DefaultSelector() as selector:
-                for descriptor in (ended, *outputs):
-                    selector.register(descriptor, selectors.EVENT_READ)
-                    os.set_blocking(descriptor, descriptor == ended)
+        outputs = {self._ends.stdout: bytearray(), self._ends.stderr: bytearray()}
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._ended, selectors.EVENT_READ)
+            for descriptor in outputs:
+                selector.register(descriptor, selectors.EVENT_READ)
+                os.set_blocking(descriptor, False)
+            if told is not None:
+                selector.register(told, selectors.EVENT_READ)
+            while True:
+                left_s = self._start_s + limits.timeout_s - time.monotonic()
+                ready = selector.select(min(max(left_s, 0), _LONGEST_WAIT_S))
+                if not ready and left_s <= _LONGEST_WAIT_S:
+                    raise out_of_time(limits, what)
                 if told is not None:
-                    selector.register(told, selectors.EVENT_READ)
-                while True:
-                    left_s = self._start_s + limits.timeout_s - time.monotonic()
-                    ready = selector.select(min(max(left_s, 0), _LONGEST_WAIT_S))
-                    if not ready and left_s <= _LONGEST_WAIT_S:
-                        raise out_of_time(limits, what)
-                    if told is not None:
-                        told.take()
-                    for descriptor, output in outputs.items():
-                        if _drain(descriptor, output, limit_bytes, what) and descriptor in selector.get_map():
-                            selector.unregister(descriptor)
-                    if any(key.fd == ended for key, _ in ready):
-                        stdout, stderr = outputs.values()
-                        return bytes(stdout), bytes(stderr)
-        finally:
-            os.close(ended)
+                    told.take()
+                for descriptor, output in outputs.items():
+                    if _drain(descriptor, output, limit_bytes, what) and descriptor in selector.get_map():
+                        selector.unregister(descriptor)
+                if any(key.fd == self._ended for key, _ in ready):
+                    stdout, stderr = outputs.values()
+                    return bytes(stdout), bytes(stderr)
 
-    def _end_group(self) -> None:
+    def _end_group(self) -> int:
         """Asks the group to end, gives it a second, has the supervisor kill all that is left, and reaps it."""
-        process = self._process
         try:
-            if not _has_ended(process.pid):
-                _signal_group(process.pid, signal.SIGTERM)
-                _wait_for(process.pid, _GRACE_S)
-            if not _has_ended(process.pid):
-                process.send_signal(signal.SIGUSR1)  # it also finds those who left the group
-                _wait_for(process.pid, _SWEEP_S)
+            if not self.has_ended():
+                _signal_group(self.pid, signal.SIGTERM)
+                self._wait_for(_GRACE_S)
+            if not self.has_ended():
+                signal.pidfd_send_signal(self._ended, signal.SIGUSR1)  # it also finds those who left the group
+                self._wait_for(_SWEEP_S)
         finally:
-            _signal_group(process.pid, signal.SIGKILL)  # not reaped yet, so nobody else can have this number
-            process.wait()
+            _signal_group(self.pid, signal.SIGKILL)  # not reaped yet, so nobody else can have this number
+            signal.pidfd_send_signal(self._ended, signal.SIGKILL)  # a fork may not have a group of its own yet
+            status = self._reap()
+        return status
+
+    def _wait_for(self, patience_s: float) -> None:
+        select.select([self._ended], [], [], patience_s)
+
+
+def _without_report(what: str, status: int, stderr: bytes) -> Exception:
+    if status == -signal.SIGKILL:
+        return EnvironmentFailure(
+            f"{what} was killed",
+            "signal 9 ended it from outside, as the kernel does when memory runs out",
+            "see `dmesg` for 'out of memory'; free memory and run it again",
+        )
+    return RuntimeError(f"the supervisor of {what} failed ({status})\n{stderr.decode(errors='replace')}")
 
 
 def _words(descriptor: int) -> list[bytes]:
@@ -213,16 +270,6 @@ def _drain(descriptor: int, output: bytearray, limit_bytes: int, what: str) -> b
                 f"it wrote over {megabytes(limit_bytes)} of output, which is the limit",
                 "make it write less, or write to a file",
             )
-
-
-def _wait_for(pid: int, patience_s: float) -> None:
-    end_s = time.monotonic() + patience_s
-    while not _has_ended(pid) and time.monotonic() < end_s:
-        time.sleep(0.01)
-
-
-def _has_ended(pid: int) -> bool:
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def _signal_group(pid: int, number: int) -> None:

@@ -7,9 +7,9 @@ against the same API whose result is as durable: its files hashed and synced to 
 
 Both run in this warm process (`Engine.build`; TensorRT-RTX starts a child even so), or with ``fresh`` each in a process
 of its own: a Python that imports the runtime and calls it, and the limited child in which every run builds its engines.
-That child has loaded its modules while the run did other things (`targets.ready`), and is waited for before the clock
-starts here; ``first`` is a child that has not, as the first of a run. The last ratio is that of processor time, which a
-busy machine does not change, and in which the loading counts.
+In a run it is a fork of a process that loaded what it needs at the first call (`targets.forkserver`); ``first`` is a
+child that loads everything itself, as the first of a run does. One ratio is that of processor time, which a busy
+machine does not change.
 
     python benchmarks/engines/build_overhead.py [ROUNDS] [fresh] [onnxruntime|openvino|tensorrt-rtx ...] [NET ...]
 """
@@ -17,7 +17,7 @@ busy machine does not change, and in which the loading counts.
 from __future__ import annotations
 
 import functools
-import resource
+import os
 import shutil
 import statistics
 import subprocess
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -35,10 +35,10 @@ from encoder import write_encoder
 from plain_api import APIS, durable
 
 from targets.engines import engine
+from targets.forkserver import fork_server
 from targets.options import EngineOptions, OnnxRuntimeOptions, OpenVinoOptions, TensorRtOptions
 from targets.process import Limits, call_limited
 from targets.profile import TargetProfile, load_profile
-from targets.ready import child_kept_ready, settle
 
 ROUNDS = 7
 PLAIN = Path(__file__).with_name("plain_api.py")
@@ -80,7 +80,7 @@ def main() -> None:
             model = Path(folder, f"{net}.onnx")
             write(model)
             for name in [name for name in arguments if name in OPTIONS] or OPTIONS:
-                with child_kept_ready() if fresh else nullcontext():
+                with fork_server() if fresh else nullcontext():
                     compare(name, model, Path(folder), rounds, fresh=fresh)
 
 
@@ -96,7 +96,6 @@ def compare(name: str, model: Path, folder: Path, rounds: int, *, fresh: bool) -
         for side in sorted(calls, key=lambda side: (number + [*calls].index(side)) % len(calls)):
             out = folder / "out"
             shutil.rmtree(out, ignore_errors=True)
-            settle()
             start, used = time.perf_counter(), cpu_s()
             calls[side](model, out)
             times[side].append(time.perf_counter() - start)
@@ -155,9 +154,16 @@ def in_child(name: str, model: Path, out: Path, env: Mapping[str, str] = Mapping
 
 
 def cpu_s() -> float:
-    """Processor seconds of this process and of those that it waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
+    """Processor seconds of this process, of those below it, and of all that any of them waited for."""
+    pending, ticks = [os.getpid()], 0
+    while pending:
+        pid = pending.pop()
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+            ticks += sum(int(field) for field in fields[11:15])
+            below = Path(f"/proc/{pid}/task").glob("*/children")
+            pending += [int(child) for names in below for child in names.read_text(encoding="ascii").split()]
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def ratios(own: list[float], other: list[float]) -> list[float]:

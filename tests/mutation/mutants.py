@@ -30,7 +30,7 @@ _FILES: Final = ("tests/unit/targets/test_files.py",)
 _STORE: Final = ("tests/unit/pipeline/store/test_store.py",)
 _MANY: Final = ("tests/faults/test_store_processes.py",)
 _CHILD: Final = ("tests/unit/targets/test_process.py",)
-_READY: Final = ("tests/unit/targets/test_ready.py",)
+_FORKS: Final = ("tests/unit/targets/test_forkserver.py",)
 _ONNX: Final = ("tests/unit/targets/test_hostile_onnx.py",)
 _WEIGHTS: Final = ("tests/unit/pipeline/weights/test_hostile_weights.py",)
 _ARCHIVE: Final = ("tests/unit/pipeline/bundling/test_archive.py",)
@@ -88,9 +88,11 @@ MUTANTS: Final = (
             "        below = []\n", _CHILD),
     _mutant("orphans of a killed supervisor", "targets/supervised.py",
             "            kill_marked(self._mark)\n", "            pass\n", _CHILD),
-    _mutant("limits of a ready child", "targets/child.py",
-            '        _limit(call["memory_bytes"], call["file_bytes"])\n', "        pass\n", _READY),
-    _mutant("environment of a ready child", "targets/ready.py", "child.inherited == inherited() and ", "", _READY),
+    _mutant("limits of a fork", "targets/forking.py",
+            '        limit(message["memory_bytes"], message["file_bytes"])\n', "        pass\n", _FORKS),
+    _mutant("environment of forks", "targets/forkserver.py", " or self._server.inherited != inherited()", "", _FORKS),
+    _mutant("exit of a fork", "targets/child.py", "    except BaseException:  # noqa", "    except Exception:  # noqa",
+            _FORKS),
     _mutant("limit of elements", "targets/onnxcontent.py",
             "    if any(dim < 0 for dim in dims) or math.prod(dims) <= limit:\n", "    if True:\n", _ONNX),
     _mutant("nodes with code", "targets/onnxcontent.py", "            if node.op_type in _CODE:\n",
