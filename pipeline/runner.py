@@ -56,8 +56,8 @@ def run_plan(plan: Plan, store: Store, observer: Observer) -> dict[str, Outcome]
     run = _Run(store=store, observer=observer, forecast=Forecast(plan.nodes, store.root, observer))
     with ExitStack() as stack:
         stack.enter_context(store.session())
-        stack.enter_context(fork_server())
         run.folders = stack.enter_context(store.scratch())
+        stack.enter_context(fork_server())
         for node in plan.nodes:
             run.try_to_bring(plan, node)
     return run.outcomes

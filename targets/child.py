@@ -1,6 +1,6 @@
 """The far side of a process border: supervises a limited program, or calls one function.
 
-Two ways in, both started by `targets.supervised` only::
+Two ways in, both started by `targets.supervised` only; `targets.forking` calls the same functions::
 
     python -I -S child.py supervise REPORT PARENT MEMORY FILE PROGRAM [ARGUMENT ...]
     python -I -m targets.child call MODULE:FUNCTION REQUEST RESPONSE                   JSON file in, JSON file out
@@ -116,9 +116,9 @@ def _working(supervisor: int, work: Callable[[], int]) -> int:
     """Does ``work`` as a child that dies with its supervisor; the exit status, after a traceback where it failed."""
     import signal
 
-    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-    _signal_at_death_of(supervisor, signal.SIGKILL)
     try:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        _signal_at_death_of(supervisor, signal.SIGKILL)
         return work()
     except BaseException:  # noqa: BLE001  # a fork must never go on as its parent would
         import traceback

@@ -18,6 +18,7 @@ import os
 import socket
 import sys
 import tempfile
+import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from targets.child import LIMIT_FAILED, call_function, complain, limit, supervise_call
@@ -39,6 +40,9 @@ def serve(descriptor: int, loaders: Sequence[str]) -> int:
         loaders: Modules to load, or ``module:function`` to call for it; what fails is left to the call that needs it,
             which tells why.
     """
+    silent = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):  # nobody reads what libraries say while they load
+        os.dup2(silent, number)
     load(loaders)
     with socket.socket(fileno=descriptor) as line:
         while True:
@@ -54,8 +58,14 @@ def serve(descriptor: int, loaders: Sequence[str]) -> int:
             server = os.getpid()
             pid = os.fork()
             if pid == 0:
-                line.close()
-                os._exit(_supervised(message, descriptors, server))
+                status = LIMIT_FAILED
+                try:
+                    line.close()
+                    status = _supervised(message, descriptors, server)
+                except BaseException:  # noqa: BLE001  # a fork must never go on as its parent would
+                    traceback.print_exc()
+                finally:
+                    os._exit(status)
             for number in descriptors:
                 os.close(number)
             line.sendall(b"%d" % pid)
@@ -69,6 +79,8 @@ def load(loaders: Sequence[str]) -> None:
             loaded = importlib.import_module(module)
             if function:
                 getattr(loaded, function)()
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def _supervised(message: Mapping[str, Any], descriptors: Sequence[int], server: int) -> int:

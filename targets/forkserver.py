@@ -9,9 +9,10 @@ finds what an earlier one left.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
-import select
+import signal
 import socket
 import sys
 import threading
@@ -23,7 +24,7 @@ from targets.child import HEAVY
 from targets.errors import EdgepressError
 from targets.forking import MESSAGE_BYTES
 from targets.limits import Limits
-from targets.supervised import Ends, Supervised, environment, inherited, pipes, started_with
+from targets.supervised import Ends, Supervised, environment, inherited, pipes, readable, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -34,6 +35,7 @@ _LOADERS: Final = (
 )  # fmt: skip
 _NOWHERE: Final = {"HOME": "/nonexistent", "TMPDIR": "/nonexistent"}
 _PATIENCE_S: Final = 60.0
+_LEAST_PATIENCE_S: Final = 5.0
 _ANSWER_BYTES: Final = 64
 
 
@@ -75,7 +77,9 @@ def forked(
     server = None if keeper is None else keeper.server()
     if keeper is None or server is None:
         return None
-    return server.call(call, limits=limits, cwd=cwd, env=env, mark=mark, loaders=keeper.loaders)
+    child = server.call(call, limits=limits, cwd=cwd, env=env, mark=mark, loaders=keeper.loaders)
+    keeper.given_up = keeper.given_up or server.has_ended()  # one that did not answer: waiting once is enough
+    return child
 
 
 def needs(heavy: Iterable[str]) -> None:
@@ -94,12 +98,14 @@ class ForkServer:
 
     def __init__(self) -> None:
         self.inherited = inherited()
+        self._mark = f"server-{os.getpid()}-{time.monotonic_ns()}"
+        self._over = False
         self._line, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         argv = [sys.executable, "-I", "-m", "targets.forking", str(far.fileno()), *_LOADERS]
         try:
-            self.process = started_with(
-                argv, [far.fileno()], what="a server of children", limits=Limits(timeout_s=0), cwd=Path("/"),
-                env=_NOWHERE, mark=f"server-{os.getpid()}-{time.monotonic_ns()}",
+            self.process = start(
+                argv, what="a server of children", limits=Limits(timeout_s=0), cwd=Path("/"), env=_NOWHERE,
+                mark=self._mark, pass_fds=[far.fileno()],
             )  # fmt: skip
         except BaseException:
             self._line.close()
@@ -117,46 +123,55 @@ class ForkServer:
         mark: str,
         loaders: Iterable[str] = (),
     ) -> Supervised | None:
-        """A fork that does ``call``; None when the server is gone or takes no such message. As `forked`."""
-        start_s = time.monotonic()
+        """A fork that does ``call``; None when there cannot be one. As `forked`."""
         function, request, response = call
         message = json.dumps({
             "function": function, "request": str(request), "response": str(response), "cwd": str(cwd),
             "env": environment(env, mark), "memory_bytes": limits.memory_bytes or 0,
             "file_bytes": limits.file_bytes or 0, "loaders": [*loaders],
         }).encode()  # fmt: skip
-        if len(message) > MESSAGE_BYTES:
+        if len(message) > MESSAGE_BYTES or not cwd.is_dir():
             return None
-        with contextlib.suppress(_Gone), pipes() as ((out, err, report), writing):
-            pid = self._answer(message, writing)
-            ends = Ends(pid=pid, stdout=out, stderr=err, report=report)
-            return Supervised(ends, reap=lambda: self._reap(pid), mark=mark, start_s=start_s)
+        with contextlib.suppress(OSError), pipes() as ((out, err, report), writing):
+            pid = self._answer(message, writing, min(_PATIENCE_S, max(limits.timeout_s, _LEAST_PATIENCE_S)))
+            if pid is None or pid <= 1:
+                raise ChildProcessError("no fork")  # for `pipes`, which closes its ends
+            ends, reap = Ends(pid=pid, stdout=out, stderr=err, report=report), functools.partial(self._reap, pid)
+            try:
+                return Supervised(ends, reap=reap, marks=(mark, self._mark), start_s=time.monotonic())
+            except BaseException:
+                self.end()
+                raise
         return None
 
+    def has_ended(self) -> bool:
+        """Whether it serves no more."""
+        return self._over or self.process.has_ended()
+
     def end(self) -> None:
-        """Ends it, and whatever came from it."""
-        self._line.close()
-        self.process.end()
+        """Ends it, and whatever came from it; once."""
+        if not self._over:
+            self._over = True
+            self._line.close()
+            self.process.end()
 
     def _reap(self, pid: int) -> int:
-        try:
-            return self._answer(json.dumps({"reap": pid}).encode(), ())
-        except _Gone:
-            return -9  # with the server, its children were killed
+        status = self._answer(json.dumps({"reap": pid}).encode(), (), _LEAST_PATIENCE_S)
+        return -signal.SIGKILL if status is None else status  # with the server, its children are killed
 
-    def _answer(self, message: bytes, descriptors: tuple[int, ...]) -> int:
+    def _answer(self, message: bytes, descriptors: tuple[int, ...], patience_s: float) -> int | None:
+        """What it answers; where it does not, it is ended: a late answer would be taken for that of another message."""
         try:
             socket.send_fds(self._line, [message], descriptors)
-            if select.select([self._line], [], [], _PATIENCE_S)[0] and (answer := self._line.recv(_ANSWER_BYTES)):
+            if readable(self._line.fileno(), patience_s) and (answer := self._line.recv(_ANSWER_BYTES)):
                 return int(answer)
         except (OSError, ValueError):
             pass
-        raise _Gone
-
-
-@final
-class _Gone(Exception):
-    """The server does not answer."""
+        except BaseException:  # Ctrl-C between question and answer
+            self.end()
+            raise
+        self.end()
+        return None
 
 
 @final
@@ -165,15 +180,16 @@ class _Keeper:
         self._pid, self._thread = os.getpid(), threading.get_ident()
         self._server: ForkServer | None = None
         self.loaders: dict[str, None] = {}
+        self.given_up = False
 
     def is_of_this_process(self) -> bool:
         return self._pid == os.getpid()
 
     def server(self) -> ForkServer | None:
         """The one that serves, or a new one."""
-        if not self._is_mine():
+        if self.given_up or not self._is_mine():
             return None
-        if self._server is not None and (self._server.process.has_ended() or self._server.inherited != inherited()):
+        if self._server is not None and (self._server.has_ended() or self._server.inherited != inherited()):
             self.close()
         if self._server is None:
             with contextlib.suppress(EdgepressError, OSError):

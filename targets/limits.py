@@ -45,7 +45,7 @@ class ChildResult:
         returncode: Its exit status; minus the signal number when a signal ended it.
         stdout: All it wrote there.
         stderr: All it wrote there.
-        wall_s: From start to end, the start of the supervisor (about 20 ms) included.
+        wall_s: From start to end, the start of the supervisor (about 20 ms) included; of a fork from the fork on.
         peak_rss_bytes: Its largest resident memory, children it waited for included.
     """
 

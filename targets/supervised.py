@@ -67,26 +67,43 @@ class Ends:
 
 @contextlib.contextmanager
 def pipes() -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-    """Three pipes for stdout, stderr and report: ends to read, which stay open, and to write, which we close.
+    """Three pipes for stdout, stderr and report: ends to read, which stay open, and to write, which are closed.
 
     Whoever starts a supervisor closes its ends of them; else one that was killed would leave a pipe that never ends.
     """
-    made: list[tuple[int, int]] = []
+    reading: list[int] = []
+    writing: list[int] = []
     try:
-        made += [os.pipe() for _ in range(3)]
-        (out, out_end), (err, err_end), (report, report_end) = made
-        yield (out, err, report), (out_end, err_end, report_end)
+        for _ in range(3):
+            ends = os.pipe()
+            reading.append(ends[0])
+            writing.append(ends[1])
+        yield (reading[0], reading[1], reading[2]), (writing[0], writing[1], writing[2])
     except BaseException:
-        for reading, _ in made:
-            os.close(reading)
+        for descriptor in reading:
+            os.close(descriptor)
         raise
     finally:
-        for _, writing in made:
-            os.close(writing)
+        for descriptor in writing:
+            os.close(descriptor)
+
+
+def readable(descriptor: int, patience_s: float) -> bool:
+    """Whether there is something to read, or an end, within that time; for any number of open files."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(patience_s * 1000))
 
 
 def start(
-    argv: Sequence[str], *, what: str, limits: Limits, cwd: Path, env: Mapping[str, str], mark: str
+    argv: Sequence[str],
+    *,
+    what: str,
+    limits: Limits,
+    cwd: Path,
+    env: Mapping[str, str],
+    mark: str,
+    pass_fds: Sequence[int] = (),
 ) -> Supervised:
     """Starts a program; `Supervised.wait` or `Supervised.end` must follow.
 
@@ -97,26 +114,13 @@ def start(
         cwd: Working folder.
         env: Variables it gets on top of the inherited ones.
         mark: A name that nothing else on this machine has; its processes are found by it should the supervisor die.
+        pass_fds: Descriptors that it inherits.
 
     Raises:
         EnvironmentFailure: It cannot be started.
     """
-    return started_with(argv, (), what=what, limits=limits, cwd=cwd, env=env, mark=mark)
-
-
-def started_with(
-    argv: Sequence[str],
-    pass_fds: Sequence[int],
-    *,
-    what: str,
-    limits: Limits,
-    cwd: Path,
-    env: Mapping[str, str],
-    mark: str,
-) -> Supervised:
-    """As `start`, with descriptors that the program inherits."""
     start_s = time.monotonic()
-    with pipes() as ((out, err, report), (out_end, err_end, report_end)), disk_guard(f"starting {what}"):
+    with disk_guard(f"starting {what}"), pipes() as ((out, err, report), (out_end, err_end, report_end)):
         supervise = [
             sys.executable, "-I", "-S", str(_SUPERVISOR), "supervise", str(report_end), str(os.getpid()),
             str(limits.memory_bytes or UNLIMITED), str(limits.file_bytes or UNLIMITED),
@@ -125,8 +129,8 @@ def started_with(
             [*supervise, *argv], stdin=subprocess.DEVNULL, stdout=out_end, stderr=err_end, cwd=cwd,
             env=environment(env, mark), start_new_session=True, pass_fds=[report_end, *pass_fds],
         )  # fmt: skip
-    ends = Ends(pid=process.pid, stdout=out, stderr=err, report=report)
-    return Supervised(ends, reap=process.wait, mark=mark, start_s=start_s)
+        ends = Ends(pid=process.pid, stdout=out, stderr=err, report=report)
+        return Supervised(ends, reap=process.wait, marks=(mark,), start_s=start_s)
 
 
 @final
@@ -136,14 +140,22 @@ class Supervised:
     Args:
         ends: What we hold of it.
         reap: Waits for it and gives its exit status, minus the signal that ended it.
-        mark: As for `start`.
+        marks: What its processes are found by should it die; see `start`.
         start_s: When it began, by the monotonic clock.
+
+    Raises:
+        OSError: It cannot be watched; it is ended.
     """
 
-    def __init__(self, ends: Ends, *, reap: Callable[[], int], mark: str, start_s: float) -> None:
+    def __init__(self, ends: Ends, *, reap: Callable[[], int], marks: tuple[str, ...], start_s: float) -> None:
         self.pid = ends.pid
-        self._ends, self._reap, self._mark, self._start_s = ends, reap, mark, start_s
-        self._ended = os.pidfd_open(ends.pid)
+        self._ends, self._reap, self._marks, self._start_s = ends, reap, marks, start_s
+        try:
+            self._ended = os.pidfd_open(ends.pid)
+        except BaseException:
+            os.kill(ends.pid, signal.SIGKILL)  # not reaped yet; what it started dies with it
+            reap()
+            raise
 
     def wait(self, limits: Limits, what: str, *, stdout_limit_bytes: int, told: Listener | None = None) -> ChildResult:
         """Waits for its end; whatever comes in between, all that came from it is ended.
@@ -168,7 +180,8 @@ class Supervised:
             self._close()
         wall_s = time.monotonic() - self._start_s
         if len(ending) != _REPORT_WORDS:
-            kill_marked(f"{_MARK}={self._mark}")
+            for mark in self._marks:
+                kill_marked(f"{_MARK}={mark}")
             raise _without_report(what, status, stderr)
         child_status, peak_kb = map(int, ending)
         result = ChildResult(
@@ -187,7 +200,7 @@ class Supervised:
 
     def has_ended(self) -> bool:
         """Whether it has; it is not reaped yet."""
-        return bool(select.select([self._ended], [], [], 0)[0])
+        return readable(self._ended, 0)
 
     def _close(self) -> None:
         for descriptor in (self._ended, self._ends.stdout, self._ends.stderr, self._ends.report):
@@ -222,18 +235,17 @@ class Supervised:
         try:
             if not self.has_ended():
                 _signal_group(self.pid, signal.SIGTERM)
-                self._wait_for(_GRACE_S)
+                readable(self._ended, _GRACE_S)
             if not self.has_ended():
-                signal.pidfd_send_signal(self._ended, signal.SIGUSR1)  # it also finds those who left the group
-                self._wait_for(_SWEEP_S)
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._ended, signal.SIGUSR1)  # it also finds those who left the group
+                readable(self._ended, _SWEEP_S)
         finally:
-            _signal_group(self.pid, signal.SIGKILL)  # not reaped yet, so nobody else can have this number
-            signal.pidfd_send_signal(self._ended, signal.SIGKILL)  # a fork may not have a group of its own yet
+            with contextlib.suppress(ProcessLookupError):  # raised where its parent died, and others reaped it
+                signal.pidfd_send_signal(self._ended, signal.SIGKILL)  # works on what is not reaped only,
+                os.killpg(self.pid, signal.SIGKILL)  # so that nobody else can have this number
             status = self._reap()
         return status
-
-    def _wait_for(self, patience_s: float) -> None:
-        select.select([self._ended], [], [], patience_s)
 
 
 def _without_report(what: str, status: int, stderr: bytes) -> Exception:

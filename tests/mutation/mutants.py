@@ -87,7 +87,7 @@ MUTANTS: Final = (
     _mutant("who leaves the group", "targets/child.py", "        below = _descendants(os.getpid())\n",
             "        below = []\n", _CHILD),
     _mutant("orphans of a killed supervisor", "targets/supervised.py",
-            '            kill_marked(f"{_MARK}={self._mark}")\n', "            pass\n", _CHILD),
+            '                kill_marked(f"{_MARK}={mark}")\n', "                pass\n", _CHILD),
     _mutant("environment of forks", "targets/forkserver.py", " or self._server.inherited != inherited()", "", _FORKS),
     _mutant("limit of elements", "targets/onnxcontent.py",
             "    if any(dim < 0 for dim in dims) or math.prod(dims) <= limit:\n", "    if True:\n", _ONNX),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -174,19 +175,74 @@ def test_a_server_that_died_is_replaced(who: str, served: list[int]) -> None:
     assert len(served) == 2
 
 
-def test_a_call_dies_with_its_server(served: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("who", ["supervisor", "server"])
+def test_a_call_dies_with_its_server(who: str, served: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """When the server is killed during a call, that is told as what it is, and nothing of the call goes on."""
     wait = Supervised.wait
 
     def killed(self: Supervised, *arguments: object, **named: object) -> object:
-        os.kill(_family(_server().process.pid)[1], signal.SIGKILL)
+        os.kill(_family(_server().process.pid)[0 if who == "supervisor" else 1], signal.SIGKILL)
         return wait(self, *arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Supervised, "wait", killed)
-    with pytest.raises((EnvironmentFailure, RuntimeError)) as caught:
-        call_limited("time:sleep", {}, limits=_LIMITS, what="a test")
-    assert "a test" in str(caught.value)
+    with pytest.raises(EnvironmentFailure, match="a test"):
+        call_limited("signal:sigwait", {}, limits=_LIMITS, what="a test")
     assert all(_is_gone(pid) for pid in served)
+
+
+def test_orphans_of_a_killed_fork_are_found(served: list[int], tmp_path: Path) -> None:
+    """When a fork's supervisor is killed, what came from it dies too, in a session of its own and without exec."""
+    with pytest.raises(EnvironmentFailure, match="was killed"):
+        _call(str(tmp_path / "pid"), function="tests.unit.targets.leaving:leave_an_orphan")
+    assert _is_gone(int((tmp_path / "pid").read_text()))
+    assert len(served) == 1
+    assert _call(2) == {"a": 2}
+
+
+def test_one_that_does_not_answer_is_not_waited_for_again(served: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No late answer is taken for that of another call: a silent server is ended, and later calls have no forks."""
+    monkeypatch.setattr("targets.forkserver._PATIENCE_S", 0.3)
+    _call(1)
+    family = _family(_server().process.pid)
+    os.kill(family[1], signal.SIGSTOP)
+    assert [_call(number) for number in (2, 3)] == [{"a": 2}, {"a": 3}]
+    assert all(_is_gone(pid) for pid in family)
+    assert len(served) == 1
+
+
+def test_an_interrupt_leaves_no_fork(served: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between question and answer ends the server with what it may have forked, and stays what it is."""
+    _call(1)
+    family = _family(_server().process.pid)
+
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("targets.forkserver.readable", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _call(2)
+    assert all(_is_gone(pid) for pid in family)
+    assert len(served) == 1
+
+
+def test_descriptors_are_given_back(served: list[int]) -> None:
+    """Neither here nor in the server does a call leave open files; numbers above 1023 are as good as others."""
+    _call(1)
+    server = _family(_server().process.pid)[1]
+    before = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), server)]  # noqa: PTH208
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    many = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert _call(2) == {"a": 2}
+        assert call_limited("builtins:dict", {}, limits=_LIMITS, what="a test", env={"X": "1"}) == {}
+    finally:
+        for descriptor in many:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    _call(3)
+    assert [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), server)] == before  # noqa: PTH208
+    assert len(served) == 3
 
 
 def test_a_changed_environment_is_heard(served: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
