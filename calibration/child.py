@@ -15,10 +15,12 @@ from calibration.candidates import Observed, Workshop
 from calibration.collect import MEMORY_MB, collect
 from calibration.doctor import MIN_SAMPLES, diagnose
 from calibration.fidelity import Judge, output_snr_db
+from calibration.layout import turn_images
 from calibration.modelfile import open_float
 from calibration.portable import make_portable
 from calibration.samples import CalibrationSet
 from calibration.table import CalibrationTable
+from targets.costs import COSTS
 from targets.errors import InputError
 from targets.onnxfile import io_of, open_onnx, open_stored
 from targets.scheme import scheme
@@ -150,7 +152,7 @@ def constant_tensors(table: CalibrationTable) -> list[str]:
 
 
 def same_everywhere(path: Path, dialect: QuantScheme) -> dict[str, object] | None:
-    """Makes every CPU round the file's sums and products alike, in the dialects that CPUs run.
+    """Makes every CPU round the file's sums and products alike, in the dialects that CPUs run; images in one layout.
 
     Returns:
         ``{adjusted, left}``: nodes with the share that their scale was raised by, and those that may still differ, with
@@ -160,6 +162,8 @@ def same_everywhere(path: Path, dialect: QuantScheme) -> dict[str, object] | Non
         return None
     quantized = open_onnx(path)
     report = make_portable(quantized)
+    if dialect.name in COSTS:
+        turn_images(quantized, COSTS[dialect.name])
     path.write_bytes(quantized.SerializeToString(deterministic=True))
     return {"adjusted": dict(report.adjusted), "left": dict(report.left)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from calibration.exposure import Watched, values_per_run
+from calibration.layout import Step, joins_of, layouts_us
 from calibration.placement import place
 from calibration.prepare import constant, main_nodes
 from calibration.rules_weights import int_attribute
@@ -60,8 +61,9 @@ class Prediction:
         self._graph, self._scheme, self._costs, self._work, self._sizes = graph, scheme, costs, work, sizes
         self._nodes = {str(node.name): node for node in main_nodes(graph)}
         self._kinds = {name: _kind(self._nodes[name]) for name in work}
-        self._images = {str(value.name) for value in graph.inputs if _is_image(value)}
-        self._images |= {str(v.name) for node in self._nodes.values() for v in node.outputs if _is_image(v)}
+        values = [*graph.inputs, *(value for node in self._nodes.values() for value in node.outputs)]
+        self._images = {str(value.name) for value in values if _is_image(value)}
+        self._channels = {str(value.name): size for value in values if (size := _channels(value)) is not None}
         self._outputs = {str(value.name) for value in graph.outputs}
 
     def saving_us(self, layer: str) -> float:
@@ -88,7 +90,7 @@ class Prediction:
             for name, work in self._work.items()
         )
         conversions = sum(self._convert_us(name) for name in self._converted(placement))
-        return layers + conversions + self._costs.layout_us * self._in_two_layouts(placement)
+        return layers + conversions + self._layouts_us(placement)
 
     def slows(self, float_layers: Collection[str], before: Collection[str]) -> bool:
         """Whether the whole is predicted to take longer than ``before``, by more than a two-hundredth."""
@@ -97,20 +99,26 @@ class Prediction:
     def _convert_us(self, name: str) -> float:
         return self._costs.convert_us(self._sizes[name], image=name in self._images)
 
-    def _in_two_layouts(self, placement: Placement) -> int:
-        """How many integer operators join an image that comes from float with another one.
-
-        Layers in int8 keep images in a layout of their own. One that comes from float keeps the other, and so does
-        all that is joined with it: in a residual net every sum from there on.
-        """
-        kept = {name for name in placement.roots if name not in placement.produced and name in self._images}
-        joins = 0
-        for name, node in self._nodes.items():
-            if name not in placement.int8 or name in placement.weights or not any(v.name in kept for v in _read(node)):
-                continue
-            joins += len([value for value in _read(node) if value.name in self._images]) > 1
-            kept |= {str(value.name) for value in node.outputs if value.name in self._images}
-        return joins
+    def _layouts_us(self, placement: Placement) -> float:
+        """What images that come from float cost the integer operators that join them with others."""
+        steps = [
+            Step(
+                reads=tuple(str(value.name) for value in _read(node)),
+                makes=tuple(str(value.name) for value in node.outputs),
+                passes=name in placement.int8 and name not in placement.weights,
+            )
+            for name, node in self._nodes.items()
+        ]
+        roots = [
+            name
+            for name in placement.roots
+            if name not in placement.produced and name in self._images and name in self._channels
+        ]
+        return sum(
+            layouts_us(self._costs, joins_of(name, steps, self._images), self._channels[name], self._sizes[name])
+            for name in roots
+            if name in self._sizes
+        )
 
     def _converted(self, placement: Placement) -> list[str]:
         """Tensors that go from float to integers, and from integers to float."""
@@ -228,3 +236,10 @@ def _read(node: ir.Node) -> list[ir.Value]:
 
 def _is_image(value: ir.Value) -> bool:
     return value.shape is not None and len(value.shape) == _IMAGE_RANK
+
+
+def _channels(value: ir.Value) -> int | None:
+    if not _is_image(value) or value.shape is None:
+        return None
+    size = value.shape[1]
+    return size if isinstance(size, int) else None

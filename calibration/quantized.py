@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from calibration.integerops import number
+from calibration.layout import without_turns
 from calibration.numerics import MIN_SCALE
 from calibration.pairs import WIDE, fits, room
 from targets.errors import InputError
@@ -362,12 +363,12 @@ class QuantizedGraph:
 
 
 def read_quantized(model: onnx.ModelProto) -> QuantizedGraph:
-    """The parts of a Q/DQ model.
+    """The parts of a Q/DQ model, in place without what only turns layouts (`calibration.layout`).
 
     Raises:
         InputError: It holds no quantised weight.
     """
-    graph = QuantizedGraph(model)
+    graph = QuantizedGraph(without_turns(model))
     if not graph.weights:
         raise InputError(
             "the model holds no quantised weight",

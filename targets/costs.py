@@ -63,7 +63,7 @@ _VNNI: Final = LayerCosts(
     conversion_us=1.1,
     conversion_ns=0.2,
     image_conversion_ns=0.8,
-    layout_us=0.0,  # not measured there
+    layout_us=2.9,  # Sapphire Rapids, 1 December 2026: ResNet-20 behind a float first layer, 26 us for 9 sums
 )
 
 # The same on a Zen 3 server core (AVX2, no VNNI), weights of 7 bits, 1 December 2026; depthwise, thin and image figures

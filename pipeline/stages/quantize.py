@@ -48,7 +48,7 @@ class QuantizeStage(Stage[QuantizeInputs]):
     """
 
     name = "quantize"
-    version = 10
+    version = 11
     consumes = QuantizeInputs
     produces = QuantizedModel
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch")

@@ -159,7 +159,7 @@ def test_an_image_from_float_keeps_two_layouts(
     """Where sums are predicted to join two layouts the runtime turns images around for them, else it does not."""
     net = two_blocks(save)
     table = collect(net, samples, threads=1)
-    costs = replace(ONLY_CONVERSIONS, conversion_us=0.0, layout_us=1.0)
+    costs = replace(ONLY_CONVERSIONS, conversion_us=0.0, layout_us=1.0, float_layer_us=10.0, int8_layer_us=10.0)
     turned, predicted = {}, {}
     for floats in ((), ("stem",)):
         out, optimised = tmp_path / "q.onnx", tmp_path / "optimised.onnx"
@@ -169,9 +169,16 @@ def test_an_image_from_float_keeps_two_layouts(
         onnxruntime.InferenceSession(str(out), options, providers=["CPUExecutionProvider"])
         turned[floats] = sum(node.op_type == "Transpose" for node in onnx.load(optimised).graph.node)
         predicted[floats] = predict(net, samples, costs).total_us(floats)
-    assert predicted[()] == pytest.approx(0.0, abs=1e-3)
-    assert predicted["stem",] == pytest.approx(2.0, abs=1e-3)
+    assert predicted["stem",] - predicted[()] == pytest.approx(2.0, abs=1e-3)
     assert turned["stem",] - turned[()] >= 2
+
+
+def test_a_convolution_that_turns_is_foretold(save: Callable[..., Path], samples: CalibrationSet) -> None:
+    """Where one int8 layer takes less than the sums that it spares, that is what an image from float costs."""
+    net = two_blocks(save)
+    costs = replace(ONLY_CONVERSIONS, conversion_us=0.0, layout_us=1.0, float_layer_us=0.5, int8_layer_us=0.5)
+    predicted = {floats: predict(net, samples, costs).total_us(floats) for floats in ((), ("stem",))}
+    assert predicted["stem",] - predicted[()] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_first_and_last_layers_stay_int8_where_float_is_known_to_be_slower(
