@@ -91,7 +91,7 @@ def quantize_in_child(request: Mapping[str, object]) -> dict[str, object]:
 
     Returns:
         ``{int8_nodes, float_nodes, method, algorithms, output_snr_db, agreement, snr_db_by_method, tried, stopped,
-        portable, samples, constant_tensors}``, ``portable`` as `same_everywhere` gives it. The folder then holds
+        portable, samples, constant_tensors}``, ``portable`` as `finish_for_cpus` gives it. The folder then holds
         ``model.onnx``, ``io.json``, ``calibration.json`` and ``layers.json``.
 
     Raises:
@@ -120,7 +120,7 @@ def quantize_in_child(request: Mapping[str, object]) -> dict[str, object]:
         )
         result = choose(workshop, judge, settings, wide=wide, float_nodes=strings(request, "float_nodes"))
         (out / "model.onnx").write_bytes(result.candidate.path.read_bytes())
-        portable = same_everywhere(out / "model.onnx", dialect)
+        portable = finish_for_cpus(out / "model.onnx", dialect)
         fidelity = judge(out / "model.onnx") if portable else result.fidelity
         if "float_out" in request:
             Path(str(request["float_out"])).write_bytes(open_float(result.candidate.float_model).SerializeToString())
@@ -151,8 +151,8 @@ def constant_tensors(table: CalibrationTable) -> list[str]:
     return sorted(name for name, values in ends.items() if min(values) == max(values))
 
 
-def same_everywhere(path: Path, dialect: QuantScheme) -> dict[str, object] | None:
-    """Makes every CPU round the file's sums and products alike, in the dialects that CPUs run; images in one layout.
+def finish_for_cpus(path: Path, dialect: QuantScheme) -> dict[str, object] | None:
+    """Last changes to a Q/DQ file of a dialect that CPUs run: every CPU rounds its sums alike, images have one layout.
 
     Returns:
         ``{adjusted, left}``: nodes with the share that their scale was raised by, and those that may still differ, with

@@ -111,16 +111,23 @@ def turn_images(model: onnx.ModelProto, costs: LayerCosts) -> list[str]:
 def without_turns(model: onnx.ModelProto) -> onnx.ModelProto:
     """Takes out what `turn_images` added, in place: it is no layer of the model, and nothing may learn it."""
     graph = model.graph
-    behind = {node.output[0]: node for node in graph.node}
-    for last in [node for node in graph.node if node.name.endswith(f"{TURNS}__QuantizeLinear")]:
-        convolution = behind[last.input[0]]
-        first = behind[convolution.input[0]]
+    behind = {name: node for node in graph.node for name in node.output}
+    for last in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
+        convolution = behind.get(last.input[0])
+        if convolution is None or not _turns(convolution):
+            continue
+        first, weight = behind[convolution.input[0]], behind[convolution.input[1]]
         behind[first.input[0]].output[0] = last.output[0]
-        for node in (first, behind[convolution.input[1]], convolution, last):
+        for node in (first, weight, convolution, last):
             graph.node.remove(node)
-    for tensor in [tensor for tensor in graph.initializer if TURNS in tensor.name]:
-        graph.initializer.remove(tensor)
+        for tensor in [tensor for tensor in graph.initializer if tensor.name in weight.input]:
+            graph.initializer.remove(tensor)
     return model
+
+
+def _turns(node: onnx.NodeProto) -> bool:
+    """Whether `_turn` made it: no layer of a model reads a weight of such a name."""
+    return node.op_type == "Conv" and node.name.endswith(TURNS) and node.input[1] == f"{node.name}__one"
 
 
 def _turn(graph: onnx.GraphProto, node: onnx.NodeProto, channels: int, groups: int) -> None:
@@ -197,4 +204,4 @@ def _roots(graph: onnx.GraphProto, same: Mapping[str, str]) -> list[onnx.NodePro
 
 def _is_integer(node: onnx.NodeProto, same: Mapping[str, str]) -> bool:
     """Whether the engine computes it in integers: it reads readings of integers, and its results are made integers."""
-    return node.input[0] in same and all(name in same for name in node.output if name)
+    return bool(node.input) and node.input[0] in same and all(name in same for name in node.output if name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from calibration.child import same_everywhere, sample_sets
+from calibration.child import finish_for_cpus, sample_sets
 from calibration.fidelity import Judge
 from calibration.qat import DistillationLoss, DistillationSettings, QuantizedStudent
 from pipeline.data import Split
@@ -168,7 +168,7 @@ def train_in_child(request: Mapping[str, Any]) -> dict[str, Any]:
             on_step=on_step,
             checkpoints=Path(request["checkpoints"]) if request.get("checkpoints") else None,
         )
-    same_everywhere(out, scheme(str(request["scheme"])))
+    finish_for_cpus(out, scheme(str(request["scheme"])))
     found = Judge(model, held, threads=config.threads)(out)
     return {
         "epochs_run": len(learned.curve),

@@ -112,6 +112,22 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def residual_blocks(save: Callable[..., Path]) -> Path:
+    """A stem and two residual blocks of 8 channels."""
+    rng = np.random.default_rng(0)
+    constants = {f"w{i}": rng.normal(size=(8, 8 if i else 3, 3, 3)).astype(np.float32) / 9 for i in range(3)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], "stem", pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["r0"], "relu0"),
+    ]
+    for i in (1, 2):
+        nodes.append(helper.make_node("Conv", [f"r{i - 1}", f"w{i}"], [f"c{i}"], f"conv{i}", pads=[1] * 4))
+        nodes.append(helper.make_node("Add", [f"c{i}", f"r{i - 1}"], [f"s{i}"], f"add{i}"))
+        nodes.append(helper.make_node("Relu", [f"s{i}"], [f"r{i}"], f"relu{i}"))
+    return save(nodes, constants, outputs={"r2": ["batch", 8, 8, 8]})
+
+
+@pytest.fixture
 def images() -> np.ndarray:
     """Sixty samples for it."""
     return np.random.default_rng(1).standard_normal((60, 3, 8, 8)).astype(np.float32)

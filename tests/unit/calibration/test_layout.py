@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from calibration.collect import collect
 from calibration.layout import Step, joins_of, layouts_us, turn_images, without_turns
@@ -23,29 +23,12 @@ from targets.costs import COSTS
 from targets.scheme import scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 COSTS_HERE = replace(COSTS["ort-x86"], layout_us=50.0)
 DIALECTS = ("ort-x86", "ort-x86-avx2")
-
-
-@pytest.fixture
-def residual_blocks(save: Callable[..., Path]) -> Path:
-    """A stem and two residual blocks of 8 channels."""
-    rng = np.random.default_rng(0)
-    constants = {f"w{i}": rng.normal(size=(8, 8 if i else 3, 3, 3)).astype(np.float32) / 9 for i in range(3)}
-    nodes = [
-        helper.make_node("Conv", ["x", "w0"], ["a"], "stem", pads=[1] * 4),
-        helper.make_node("Relu", ["a"], ["r0"], "relu0"),
-    ]
-    for i in (1, 2):
-        nodes.append(helper.make_node("Conv", [f"r{i - 1}", f"w{i}"], [f"c{i}"], f"conv{i}", pads=[1] * 4))
-        nodes.append(helper.make_node("Add", [f"c{i}", f"r{i - 1}"], [f"s{i}"], f"add{i}"))
-        nodes.append(helper.make_node("Relu", [f"s{i}"], [f"r{i}"], f"relu{i}"))
-    return save(nodes, constants, outputs={"r2": ["batch", 8, 8, 8]})
 
 
 def _quantised(
@@ -119,6 +102,24 @@ def test_what_learns_does_not_see_it(
     turn_images(model, COSTS_HERE)
     assert model.SerializeToString(deterministic=True) != before
     assert set(read_quantized(model).weights) == layers
+    assert without_turns(model).SerializeToString(deterministic=True) == before
+
+
+def test_names_of_the_model_are_its_own() -> None:
+    """A layer and tensors that happen to be called as what is added are left alone, and so are nodes without inputs."""
+    step = numpy_helper.from_array(np.array(0.1, np.float32), "s__layout")
+    nodes = [
+        helper.make_node("RandomNormal", [], ["noise"], "noise", shape=[1, 4, 2, 2]),
+        helper.make_node("Conv", ["x", "w__layout"], ["a__layout"], "a__layout"),
+        helper.make_node("QuantizeLinear", ["a__layout", "s__layout"], ["q"], "a__layout__QuantizeLinear"),
+        helper.make_node("DequantizeLinear", ["q", "s__layout"], ["y"], "read"),
+    ]
+    image = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4, 2, 2])
+    out = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4, 2, 2])
+    weight = numpy_helper.from_array(np.ones((4, 4, 1, 1), np.float32), "w__layout")
+    model = helper.make_model(helper.make_graph(nodes, "net", [image], [out], [weight, step]))
+    before = model.SerializeToString(deterministic=True)
+    assert turn_images(model, COSTS_HERE) == []
     assert without_turns(model).SerializeToString(deterministic=True) == before
 
 

@@ -7,13 +7,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import helper
 
 from calibration.candidates import Workshop
 from calibration.collect import collect
@@ -28,9 +26,9 @@ from targets.costs import COSTS, Kind, LayerCosts
 from targets.scheme import SCHEMES, scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
 SCHEME = scheme("ort-x86")
@@ -140,24 +138,9 @@ def test_what_float_costs_a_layer(residual: Path, samples: CalibrationSet) -> No
     assert free["conv2"] > free["stem"]  # in the middle both sides are converted, at the end one already is
 
 
-def two_blocks(save: Callable[..., Path]) -> Path:
-    """A stem and two residual blocks of one convolution each."""
-    rng = np.random.default_rng(0)
-    constants = {f"w{i}": rng.normal(size=(8, 8 if i else 3, 3, 3)).astype(np.float32) / 9 for i in range(3)}
-    nodes = [helper.make_node("Conv", ["x", "w0"], ["a"], "stem", pads=[1] * 4)]
-    nodes.append(helper.make_node("Relu", ["a"], ["r0"], "relu0"))
-    for i in (1, 2):
-        nodes.append(helper.make_node("Conv", [f"r{i - 1}", f"w{i}"], [f"c{i}"], f"conv{i}", pads=[1] * 4))
-        nodes.append(helper.make_node("Add", [f"c{i}", f"r{i - 1}"], [f"s{i}"], f"add{i}"))
-        nodes.append(helper.make_node("Relu", [f"s{i}"], [f"r{i}"], f"relu{i}"))
-    return save(nodes, constants, outputs={"r2": ["batch", 8, 8, 8]})
-
-
-def test_an_image_from_float_keeps_two_layouts(
-    save: Callable[..., Path], samples: CalibrationSet, tmp_path: Path
-) -> None:
+def test_an_image_from_float_keeps_two_layouts(residual_blocks: Path, samples: CalibrationSet, tmp_path: Path) -> None:
     """Where sums are predicted to join two layouts the runtime turns images around for them, else it does not."""
-    net = two_blocks(save)
+    net = residual_blocks
     table = collect(net, samples, threads=1)
     costs = replace(ONLY_CONVERSIONS, conversion_us=0.0, layout_us=1.0, float_layer_us=10.0, int8_layer_us=10.0)
     turned, predicted = {}, {}
@@ -173,9 +156,9 @@ def test_an_image_from_float_keeps_two_layouts(
     assert turned["stem",] - turned[()] >= 2
 
 
-def test_a_convolution_that_turns_is_foretold(save: Callable[..., Path], samples: CalibrationSet) -> None:
+def test_a_convolution_that_turns_is_foretold(residual_blocks: Path, samples: CalibrationSet) -> None:
     """Where one int8 layer takes less than the sums that it spares, that is what an image from float costs."""
-    net = two_blocks(save)
+    net = residual_blocks
     costs = replace(ONLY_CONVERSIONS, conversion_us=0.0, layout_us=1.0, float_layer_us=0.5, int8_layer_us=0.5)
     predicted = {floats: predict(net, samples, costs).total_us(floats) for floats in ((), ("stem",))}
     assert predicted["stem",] - predicted[()] == pytest.approx(0.5, abs=1e-3)
