@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 
+from calibration.blocked import Unordered
 from calibration.bootstrap import scale_spread
 from calibration.exposure import Watched, culprit, exposed, fixed_batch, values_per_run, watched
 from calibration.modelfile import model_sha256, open_float, runnable
 from calibration.observers import METHODS, PENDING, Seen, ranges
 from calibration.prepare import prepare
 from calibration.rounding_noise import bars_of, expected_snr_db, worst_tensors
-from calibration.session import Session
 from calibration.table import CalibrationTable, TensorFacts
 from targets.errors import InputError, nearest
 from targets.onnxfile import io_of
@@ -157,12 +157,12 @@ def _observe(model: ir.Model, seen: Mapping[str, Seen], samples: CalibrationSet,
     inputs = {str(value.name) for value in model.graph.inputs}
     names = [name for name in seen if name not in inputs]
     with exposed(model.graph, names), runnable(model) as file:
-        session = Session(file, threads=threads, optimize=True)
+        session = Unordered(file, names, threads=threads)
     first = 0
     with _mapper(threads) as spread:
         for batch in samples:
             count = len(next(iter(batch.values())))
-            values = dict(zip(names, session.run(names, batch) if names else [], strict=True)) | batch
+            values = dict(zip(names, session.run(batch), strict=True)) | batch
             finite = spread([(seen[name], values[name], count) for name in seen])
             del values  # before the next run makes new ones
             if (bad := next((name for name, good in zip(seen, finite, strict=True) if not good), None)) is not None:

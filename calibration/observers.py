@@ -10,7 +10,7 @@ import numpy as np
 
 from calibration.histogram import Extremes, Floats, Histogram, Range
 from calibration.histogram_ranges import entropy_range, mse_range, percentile_range
-from calibration.sampling import ALL_BELOW, STRETCH, Sampler
+from calibration.sampling import ALL_BELOW, STRETCH, Sampler, drawn_from
 from targets.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Seen:
         self.extremes, self._histogram = Extremes(), Histogram()
         self._sampler = Sampler(seed) if every == "sampled" else None
         self._most_pending = pending
-        self._pending: list[Floats] = []
+        self._pending: Floats = np.empty(0, np.float32)
         self._pending_count = 0
         self._ends: Range = (0.0, 0.0)
 
@@ -91,19 +91,24 @@ class Seen:
 
     def _keep(self, values: Floats, sampler: Sampler | None) -> None:
         """Small draws wait for others: counting has a cost for each call."""
-        if sampler is None and values.size >= self._most_pending:
-            self._histogram.update(values, self._ends)
+        count = values.size if sampler is None else drawn_from(values.size)
+        if count > self._most_pending:
+            self._histogram.update(values if sampler is None else sampler.draw(values), self._ends)
             return
-        self._pending.append(values.copy() if sampler is None else sampler.draw(values))
-        self._pending_count += self._pending[-1].size
-        if self._pending_count >= self._most_pending:
+        if self._pending_count + count > self._most_pending:
             self._flush()
+        if not self._pending.size:
+            self._pending = np.empty(self._most_pending, np.float32)
+        place = self._pending[self._pending_count : self._pending_count + count]
+        if sampler is None:
+            place[:] = values
+        else:
+            sampler.draw(values, out=place)
+        self._pending_count += count
 
     def _flush(self) -> None:
-        if self._pending:
-            values = np.concatenate(self._pending) if len(self._pending) > 1 else self._pending[0]
-            self._histogram.update(values, self._ends)
-            self._pending.clear()
+        if self._pending_count:
+            self._histogram.update(self._pending[: self._pending_count], self._ends)
             self._pending_count = 0
 
 

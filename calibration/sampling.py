@@ -29,6 +29,11 @@ def _patterns() -> NDArray[np.int64]:
 _PATTERNS: Final = _patterns()
 
 
+def drawn_from(count: int) -> int:
+    """How many of ``count`` values in a row are drawn."""
+    return -(-count // STRIDE)
+
+
 @final
 class Sampler:
     """A stratified random sample of a long run of values.
@@ -44,11 +49,10 @@ class Sampler:
         self._random = np.random.default_rng(seed)
         self._steps: list[int] = []
 
-    def draw(self, stretch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The sample of at most `STRETCH` values (N,)."""
+    def draw(self, stretch: NDArray[np.float32], *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The sample of at most `STRETCH` values (N,): `drawn_from` of N values, written to ``out`` if given."""
         if not self._steps:
             self._steps = self._random.integers(STRIDE, size=_STEPS).tolist()
         places = _PATTERNS[self._steps.pop()]
-        places = places[: -(-stretch.size // STRIDE)]
-        drawn: NDArray[np.float32] = stretch.take(places, mode="clip")
+        drawn: NDArray[np.float32] = stretch.take(places[: drawn_from(stretch.size)], mode="clip", out=out)
         return drawn

@@ -43,7 +43,7 @@ class CalibrateStage(Stage[CalibrateInputs]):
     """
 
     name = "calibrate"
-    version = 5
+    version = 6
     consumes = CalibrateInputs
     produces = CalibrationResult
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime")
