@@ -42,7 +42,7 @@ def main() -> None:
         folder = Path(name)
         subprocess.run([sys.executable, "-c", _WRITE, str(folder)], check=True, cwd=Path(__file__).parent)
         for count in arguments.samples:
-            _table(folder, count, arguments.rounds if count <= 512 else 1, peers=arguments.peers and count == 100)
+            _table(folder, count, arguments.rounds, peers=arguments.peers and count == 100)
 
 
 _WRITE = "import sys, pathlib, mobilenet; mobilenet.write_mobilenet(pathlib.Path(sys.argv[1], 'm.onnx'))"
