@@ -3,7 +3,7 @@
 ONNX Runtime runs convolutions on x86 in a layout of its own, blocks of channels, and turns what leaves the graph back.
 For extremes and histograms the order of a sample's values says nothing, and turning every activation of MobileNetV2
 back takes as long as computing it. So the optimised graph is written out, the turns before its outputs are taken away,
-and it is opened again.
+and it is opened again. A model without convolutions has no blocks; one that is too large for one file keeps its order.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Final, final
 
 import onnx
 
+from calibration.exposure import exposed
+from calibration.modelfile import runnable
+from calibration.prepare import main_nodes
 from calibration.session import Session
 from targets.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import onnx_ir as ir
 
     from calibration.session import Array
 
@@ -28,23 +33,24 @@ _BLOCK: Final = 16  # the largest of the runtime; a multiple of it has no paddin
 
 @final
 class Unordered:
-    """Runs a model for values whose order within a sample does not matter.
+    """Runs a float model for activations whose order within a sample does not matter.
 
     Args:
-        model: A serialised float model; a file (2 GiB and more) is opened as it is, its values are in order.
-        names: Outputs to read.
+        model: Prepared; left as it is.
+        names: Activations and outputs to read.
         threads: Threads inside one operator.
 
     Attributes:
-        names: What the outputs are called in the graph that is run.
+        names: What they are called in the graph that is run.
 
     Raises:
         InputError: The runtime cannot load the model.
     """
 
-    def __init__(self, model: bytes | Path, names: Sequence[str], *, threads: int) -> None:
-        blocked = None if isinstance(model, Path) else _blocked(model, names, threads)
-        self._session, self.names = blocked or (Session(model, threads=threads, optimize=True), list(names))
+    def __init__(self, model: ir.Model, names: Sequence[str], *, threads: int) -> None:
+        with exposed(model.graph, names), runnable(model) as file:
+            blocked = _blocked(file, names, threads) if isinstance(file, bytes) and _convolves(model) else None
+            self._session, self.names = blocked or (Session(file, threads=threads, optimize=True), list(names))
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
         """The outputs, samples along the first axis as the model has them.
@@ -54,6 +60,10 @@ class Unordered:
             EnvironmentFailure: Memory ran out.
         """
         return self._session.run(self.names, feed) if self.names else []
+
+
+def _convolves(model: ir.Model) -> bool:
+    return any(node.op_type == "Conv" for node in main_nodes(model.graph))
 
 
 def _blocked(model: bytes, names: Sequence[str], threads: int) -> tuple[Session, list[str]] | None:

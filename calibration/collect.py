@@ -11,8 +11,8 @@ import numpy as np
 
 from calibration.blocked import Unordered
 from calibration.bootstrap import scale_spread
-from calibration.exposure import Watched, culprit, exposed, fixed_batch, values_per_run, watched
-from calibration.modelfile import model_sha256, open_float, runnable
+from calibration.exposure import Watched, culprit, fixed_batch, values_per_run, watched
+from calibration.modelfile import model_sha256, open_float
 from calibration.observers import METHODS, PENDING, Seen, ranges
 from calibration.prepare import prepare
 from calibration.rounding_noise import bars_of, expected_snr_db, worst_tensors
@@ -156,8 +156,7 @@ def _observe(model: ir.Model, seen: Mapping[str, Seen], samples: CalibrationSet,
     """One pass over the samples for these tensors."""
     inputs = {str(value.name) for value in model.graph.inputs}
     names = [name for name in seen if name not in inputs]
-    with exposed(model.graph, names), runnable(model) as file:
-        session = Unordered(file, names, threads=threads)
+    session = Unordered(model, names, threads=threads)
     first = 0
     with _mapper(threads) as spread:
         for batch in samples:

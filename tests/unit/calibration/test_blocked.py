@@ -52,8 +52,8 @@ def _net(first: int, second: int, activation: str) -> onnx.ModelProto:
 
 def _both(model: onnx.ModelProto, feed: dict[str, Array]) -> tuple[list[Array], list[Array], Unordered]:
     graph = ir.from_proto(model)
+    watching = Unordered(graph, INNER, threads=1)
     with exposed(graph.graph, INNER):
-        watching = Unordered(serialize(graph), INNER, threads=1)
         ordered = Session(serialize(graph), threads=1, optimize=True)
     return watching.run(feed), ordered.run(INNER, feed), watching
 
