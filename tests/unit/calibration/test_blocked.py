@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
+from calibration import blocked
 from calibration.blocked import Unordered
 from calibration.exposure import exposed
 from calibration.modelfile import serialize
@@ -91,3 +92,12 @@ def test_without_room_for_the_optimised_graph(monkeypatch: pytest.MonkeyPatch, t
     images = np.zeros((2, 3, 8, 8), np.float32)
     _, _, watching = _both(_net(16, 32, "Relu"), {"x": images})
     assert watching.names == INNER
+
+
+def test_blocks_larger_than_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a block is larger than this project knows of, padding is noticed and no value of it is read."""
+    monkeypatch.setattr(blocked, "_BLOCK", 1)
+    images = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    unordered, ordered, _ = _both(_net(20, 20, "Sigmoid"), {"x": images})
+    for loose, expected in zip(unordered, ordered, strict=True):
+        np.testing.assert_array_equal(loose, expected)
