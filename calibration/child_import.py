@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calibration.axes import fix_axes
 from calibration.child import write_json
 from calibration.modelfile import open_float
 from calibration.placement import place
@@ -37,6 +38,21 @@ def import_in_child(request: Mapping[str, Any]) -> dict[str, object]:
     io = io_of(model)
     write_json(out / "io.json", io)
     return {"io": io, "parameters": sum(math.prod(tensor.dims) for tensor in model.graph.initializer)}
+
+
+def fix_axes_in_child(request: Mapping[str, Any]) -> dict[str, object]:
+    """Gives the free axes of ``model.onnx`` in ``out`` their ``sizes``, and writes its ``io.json`` anew.
+
+    Returns:
+        ``io``.
+    """
+    out = Path(request["out"])
+    model = open_onnx(out / "model.onnx")
+    fix_axes(model, {str(name): int(size) for name, size in request["sizes"].items()})
+    (out / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
+    io = io_of(model)
+    write_json(out / "io.json", io)
+    return {"io": io}
 
 
 def run_in_child(request: Mapping[str, Any]) -> dict[str, object]:

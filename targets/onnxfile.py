@@ -200,14 +200,15 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
             "ONNX knows no such type",
             "export the model again",
         ) from None
-    shape = [_dimension(value.name, axis, dim) for axis, dim in enumerate(tensor.shape.dim)]
+    shape = [size_or_name(value.name, axis, dim) for axis, dim in enumerate(tensor.shape.dim)]
     return TensorSpec(name=value.name, dtype=dtype, shape=shape)
 
 
-def _dimension(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int | str:
+def size_or_name(tensor_name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int | str:
+    """Of an axis of an input or output: its size, or what it is called where that is free."""
     if dim.HasField("dim_value") and dim.dim_value >= 0:  # some exporters write -1 for a free dimension
         return int(dim.dim_value)
-    return dim.dim_param or ("batch" if axis == 0 else f"{name}_{axis}")
+    return dim.dim_param or ("batch" if axis == 0 else f"{tensor_name}_{axis}")
 
 
 def _parse(path: Path, data: bytes) -> onnx.ModelProto:

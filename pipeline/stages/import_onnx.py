@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
+from calibration.axes import free_axes
 from pipeline.artifacts import DatasetInfo, OnnxModel
 from pipeline.data import DataSource
 from pipeline.data.source import FileRef, check_unchanged
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pipeline.data import Split
+    from targets.onnxfile import ModelIo
 
 IMPORT_TIMEOUT_S: Final = 1800.0
 
@@ -38,6 +40,8 @@ class ImportInputs:
 class ImportStage(Stage[ImportInputs]):
     """Copies the file, having checked that it opens, runs on the data and gives what the task needs.
 
+    Axes that are free beside the batch get the size that they have in the data.
+
     Attributes:
         onnx: The file.
         external: The files that hold its external data.
@@ -46,7 +50,7 @@ class ImportStage(Stage[ImportInputs]):
     """
 
     name = "import"
-    version = 1
+    version = 2
     consumes = ImportInputs
     produces = OnnxModel
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy")
@@ -67,15 +71,35 @@ class ImportStage(Stage[ImportInputs]):
         for file in (self.onnx, *self.external):
             check_unchanged(file, "model.onnx")
         data = context.data.checked(self.source, src.data)
-        split = bind_to_onnx(data["validation"], read["io"])  # type: ignore[arg-type]  # as `io_of` wrote it
-        outputs = self._run(out / "model.onnx", read["io"], split, context.scratch)  # type: ignore[arg-type]
+        io: ModelIo = read["io"]  # type: ignore[assignment]  # as `io_of` wrote it
+        split = bind_to_onnx(data["validation"], io)
+        sizes = free_axes(io, {name: array.shape[1:] for name, array in split.inputs.items()})
+        if sizes:
+            io = self._fix_axes(out, sizes, context)
+        outputs = self._run(out / "model.onnx", io, split, context.scratch)
         task = self.task
         task.check_outputs(outputs, data)
         return {
             **task.named(task.score(outputs, split.labels, outputs)),
             "parameters": read["parameters"],
             "size_bytes": (out / "model.onnx").stat().st_size,
+            "fixed_axes": sizes,
         }
+
+    def _fix_axes(self, out: Path, sizes: Mapping[str, int], context: Context) -> ModelIo:
+        told = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+        context.warn(
+            f"engines are built for one size of each axis but the batch: {told}, as in the data; "
+            "for other sizes give data of that size and run again"
+        )
+        fixed = call_limited(
+            "calibration.child_import:fix_axes_in_child",
+            {"out": str(out), "sizes": sizes},
+            limits=untrusted(IMPORT_TIMEOUT_S),
+            what=f"fixing the axes of {self.onnx.path.name}",
+        )
+        io: ModelIo = fixed["io"]  # type: ignore[assignment]  # as `io_of` wrote it
+        return io
 
     def _run(self, model: Path, description: Mapping[str, Any], split: Split, scratch: Path) -> list[npt.NDArray[Any]]:
         """The model's outputs, ``(N, ...)`` each; whoever made it may have made it to run for ever."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 
 if TYPE_CHECKING:
@@ -66,6 +67,17 @@ def test_a_bundle_from_an_onnx_file(task: str, onnx_project: Path, inline: Run, 
         "unmeasured, the smaller file ships: which, the CPU decides"
     )
     assert inline("verify", Path(document["folder"]) / "bundle.tar.gz").returncode == 0
+
+
+def test_free_axes_get_the_size_of_the_data(onnx_project: Path, inline: Run, tmp_path: Path) -> None:
+    """A model for images of any size is built for the size that the data have, and that is told."""
+    model = onnx.load(onnx_project / "net.onnx")
+    for dim, name in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], ["height", "width"], strict=True):
+        dim.dim_param = name
+    onnx.save(model, onnx_project / "net.onnx")
+    done = inline("build", onnx_project, "--out", tmp_path / "out", "--set", 'build.candidates=["fp32"]')
+    assert done.returncode == 0, done.stderr
+    assert "height = 8, width = 8" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("stage", ["prune", "distill"])
