@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    import onnx
     from numpy.typing import NDArray
 
     from calibration.samples import CalibrationSet
@@ -29,6 +30,7 @@ SATURATED: Final = 0.01
 """Share of an activation's values outside its range from which on a finding is made."""
 
 _NAMED: Final = 10
+_VALUELESS: Final = frozenset({"Shape", "Size", "Constant"})  # their outputs depend on no value of the data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,8 @@ def diagnose(
     """
     table.check_model(model_sha256(model))
     table.check_data(samples.content_sha256)
-    io = io_of(open_float(model))
+    proto = open_float(model)
+    io = io_of(proto)
     for some in (samples, validation):
         if some is not None:
             some.check_against(io)
@@ -95,7 +98,7 @@ def diagnose(
         *_duplicates(table),
         *_classes(labels, validation_labels),
         *(_shifts(samples, validation) if validation is not None else ()),
-        *_flat(table),
+        *_flat(table, _untouched(proto.graph)),
         *_saturated(table, methods),
     ]
     return sorted(findings, key=lambda finding: finding.severity != "warning")
@@ -178,9 +181,22 @@ def _shifts(samples: CalibrationSet, validation: CalibrationSet) -> Iterator[Fin
         )
 
 
-def _flat(table: CalibrationTable) -> Iterator[Finding]:
+def _untouched(graph: onnx.GraphProto) -> set[str]:
+    """What no value of the data reaches, such as zeros of the shape of something: it is constant by construction."""
+    reached = {value.name for value in graph.input}
+    untouched: set[str] = set()
+    for node in graph.node:
+        bodies = any(attribute.HasField("g") for attribute in node.attribute)
+        if not bodies and (node.op_type in _VALUELESS or (node.input and reached.isdisjoint(node.input))):
+            untouched.update(node.output)
+        else:
+            reached.update(node.output)
+    return untouched
+
+
+def _flat(table: CalibrationTable, untouched: set[str]) -> Iterator[Finding]:
     for name, facts in table.facts.items():
-        if facts.low != facts.high:
+        if facts.low != facts.high or name in untouched:
             continue
         dead = facts.low == 0.0
         yield Finding(

@@ -118,6 +118,22 @@ def test_ks_distance_is_the_definition() -> None:
     assert ks_distance(first, first + 100.0) == 1.0
 
 
+def test_what_no_data_reach_is_not_dead(save: Callable[..., Path]) -> None:
+    """Zeros that the graph makes for a shape are meant to be zero: nobody is told to prune them."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Shape", ["a"], ["s"]),
+        helper.make_node("ConstantOfShape", ["s"], ["zeros"]),
+        helper.make_node("Add", ["a", "zeros"], ["y"]),
+    ]
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    path = save(nodes, {"w": weight}, outputs={"y": ["batch", 4, 6, 6]})
+    samples = CalibrationSet({"x": images(120)}, batch_size=32)
+    table = collect(path, samples, threads=1)
+    assert table.facts["zeros"].high == 0.0
+    assert not {"C-DEAD", "C-CONSTANT"} & codes(diagnose(table, samples, path, method="percentile"))
+
+
 def test_dead_and_constant_activations_are_named(save: Callable[..., Path]) -> None:
     """An activation that is zero everywhere, and one that is another constant, are both named."""
     nodes = [
