@@ -14,8 +14,10 @@ from onnx import helper
 
 from calibration import blocked
 from calibration.blocked import Unordered
+from calibration.collect import collect
 from calibration.exposure import exposed
 from calibration.modelfile import serialize
+from calibration.samples import CalibrationSet
 from calibration.session import Session
 from tests.unit.calibration.conftest import build
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import onnx
+    from numpy.typing import NDArray
 
     from calibration.session import Array
 
@@ -101,3 +104,13 @@ def test_blocks_larger_than_known(monkeypatch: pytest.MonkeyPatch) -> None:
     unordered, ordered, _ = _both(_net(20, 20, "Sigmoid"), {"x": images})
     for loose, expected in zip(unordered, ordered, strict=True):
         np.testing.assert_array_equal(loose, expected)
+
+
+def test_the_table_knows_no_layout(
+    residual: Path, images: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every value counted, the table is the same to the last digit whether values come in blocks or in order."""
+    samples = CalibrationSet({"x": images}, batch_size=16)
+    in_blocks = collect(residual, samples, threads=1, every="all")
+    monkeypatch.setattr(blocked, "_convolves", lambda model: False)
+    assert collect(residual, samples, threads=1, every="all") == in_blocks
