@@ -15,14 +15,15 @@ from calibration.numerics import activation_affine
 from calibration.opsets import prepared_for
 from calibration.placement import place
 from calibration.prepare import main_nodes
-from calibration.regions import ERROR, REFERENCE, SCALE, ZERO, Region, region_model, regions
+from calibration.range_errors import RegionErrors
+from calibration.regions import Region, region_model, regions
 from calibration.session import Session
 from calibration.subset import spread
 from targets.errors import InputError
 from targets.onnxfile import io_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import onnx_ir as ir
@@ -114,8 +115,8 @@ def choose_ranges(
     room = memory_mb * 2**20
     sizes = tensors.sizes({name for region in choice.regions for name in region.tensors})
     for count, part in _in_memory(choice.regions, sizes, room, min(max_samples, len(samples))):
-        values = tensors.values({name for region in part for name in region.tensors}, count)
-        choices += [choice.best(region, values, threads) for region in part]
+        batches = tensors.values({name for region in part for name in region.tensors}, count)
+        choices += [choice.best(region, batches, threads) for region in part]
     order = {region.root: index for index, region in enumerate(choice.regions)}
     choices.sort(key=lambda one: order[one.tensor])
     found = {one.tensor: one.chosen for one in choices}
@@ -136,26 +137,24 @@ class _Choice:
         self._values = {str(value.name): value for value in model.graph.inputs}
         self._values |= {str(value.name): value for node in main_nodes(model.graph) for value in node.outputs}
 
-    def best(self, region: Region, values: Mapping[str, Array], threads: int) -> RangeChoice:
+    def best(self, region: Region, batches: Sequence[Mapping[str, Array]], threads: int) -> RangeChoice:
+        start = self._groups[self._method][region.root]
+        if not region.ends:
+            return RangeChoice(
+                tensor=region.root, start=start, chosen=start, error_before=0.0, error_after=0.0, tried=0
+            )
         opset = self._model.graph.opset_imports[""]
         part = region_model(region, self._values, self._model.ir_version, opset, self._scheme.activation_dtype)
         with runnable(part) as source:
             session = Session(source, threads=threads, optimize=False)
-        names = [f"{ERROR}{index}" for index in range(len(region.ends))]
-        feed = {name: values[name] for name in (*region.sources, *region.feeds)}
-        feed |= {f"{REFERENCE}{index}": values[name] for index, name in enumerate(region.ends)}
-        power = [max(float(np.sum(np.square(values[name], dtype=np.float64))), 1e-30) for name in region.ends]
+        measured = RegionErrors(session, region, batches, activation_affine(*start, self._scheme))
         tried: dict[Range, float] = {}
 
         def error(candidate: Range) -> float:
             if candidate not in tried:
-                affine = activation_affine(*candidate, self._scheme)
-                rounding = {SCALE: np.array(affine.scale, np.float32), ZERO: affine.zero}
-                outputs = session.run(names, feed | rounding)
-                tried[candidate] = sum(float(np.asarray(e)) / p for e, p in zip(outputs, power, strict=True))
+                tried[candidate] = measured(activation_affine(*candidate, self._scheme))
             return tried[candidate]
 
-        start = self._groups[self._method][region.root]
         chosen = start
         for candidates in () if region.root in self._fixed else self._rounds(region.root):
             for candidate in candidates(chosen):
@@ -245,21 +244,20 @@ class _Tensors:
         one = spread(self._samples, 1, self._model.graph)
         few = one.rows(0, one.batch_size)
         count = len(next(iter(few.values())))
-        return {name: array.nbytes // count for name, array in self._read([*names], [few]).items()}
+        return {name: array.nbytes // count for name, array in self._read([*names], [few])[0].items()}
 
-    def values(self, names: Collection[str], count: int) -> dict[str, Array]:
-        """The tensors over that many samples."""
+    def values(self, names: Collection[str], count: int) -> list[dict[str, Array]]:
+        """The tensors over that many samples, batch by batch."""
         return self._read([*names], spread(self._samples, count, self._model.graph))
 
-    def _read(self, names: list[str], batches: Iterable[Mapping[str, Array]]) -> dict[str, Array]:
+    def _read(self, names: list[str], batches: Iterable[Mapping[str, Array]]) -> list[dict[str, Array]]:
         given = {str(value.name) for value in self._model.graph.inputs}
         inner = [name for name in names if name not in given]
         with exposed(self._model.graph, inner), runnable(self._model) as source:
             session = Session(source, threads=self._threads, optimize=True)
-        parts: dict[str, list[Array]] = {name: [] for name in names}
+        found = []
         for batch in batches:
             outputs = session.run(inner, batch) if inner else []
-            for name, array in ({**batch} | dict(zip(inner, outputs, strict=True))).items():
-                if name in parts:
-                    parts[name].append(array)
-        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+            known = {**batch} | dict(zip(inner, outputs, strict=True))
+            found.append({name: known[name] for name in names})
+        return found

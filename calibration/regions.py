@@ -11,6 +11,7 @@ import onnx_ir as ir
 from calibration.initializers import constant
 from calibration.prepare import main_nodes
 from calibration.reductions import add_squared_error
+from calibration.rules_weights import is_float32
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -33,8 +34,9 @@ class Region:
     Attributes:
         root: The activation that names the group.
         sources: Members that are rounded; the other members only move these values.
-        feeds: Other float tensors that the region reads.
-        ends: Its outputs: what each reader makes of the group, with the clamp behind it.
+        feeds: Other tensors that the region reads.
+        ends: Its outputs: what each reader makes of the group, with the clamp behind it; none where nothing but sizes
+            is read.
         nodes: Its nodes, in graph order.
     """
 
@@ -46,7 +48,7 @@ class Region:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Every float tensor whose values are needed."""
+        """Every tensor whose values are needed."""
         return tuple(dict.fromkeys((*self.sources, *self.feeds, *self.ends)))
 
 
@@ -79,7 +81,7 @@ def region_model(
         dtype: Integer type of activations.
     """
     copies: dict[int, ir.Value] = {}
-    inputs = [_input(name, ir.DataType.FLOAT) for name in (*region.sources, *region.feeds)]
+    inputs = [_input(name, float_values[name].dtype or ir.DataType.FLOAT) for name in (*region.sources, *region.feeds)]
     integer = ir.DataType[dtype.upper()]
     scale = ir.Value(name=SCALE, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(()))
     zero = ir.Value(name=ZERO, type=ir.TensorType(integer), shape=ir.Shape(()))
@@ -121,7 +123,10 @@ def _region(root: str, members: list[ir.Value], graph: ir.Graph, order: Mapping[
 
 
 def _ends_behind(node: ir.Node, found: dict[int, ir.Node], graph: ir.Graph) -> dict[str, None]:
-    """The outputs of a reader, or of the clamp that alone reads it; adds that clamp to what was found."""
+    """The float outputs of a reader, or of the clamp that alone reads it; adds that clamp to what was found.
+
+    A size, a position or a truth that is read from an activation has no error that could be counted.
+    """
     ends: dict[str, None] = {}
     for output in node.outputs:
         readers = [reader for reader, _ in output.uses()]
@@ -133,7 +138,7 @@ def _ends_behind(node: ir.Node, found: dict[int, ir.Node], graph: ir.Graph) -> d
         ):
             found[id(readers[0])] = readers[0]
             ends[str(readers[0].outputs[0].name)] = None
-        elif output.name and (readers or output.is_graph_output()):
+        elif output.name and is_float32(output) and (readers or output.is_graph_output()):
             ends[str(output.name)] = None
     return ends
 

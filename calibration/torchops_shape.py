@@ -82,7 +82,7 @@ def _gather(call: Call) -> Tensor:
     value, index, axis = call.tensor(0), call.tensor(1), call.integer("axis", 0)
     axis %= max(value.ndim, 1)
     flat = value.index_select(axis, _wrapped(index, value.shape[axis]).reshape(-1))
-    return flat.reshape(*value.shape[:axis], *index.shape, *value.shape[axis + 1 :])
+    return flat.reshape((*value.shape[:axis], *index.shape, *value.shape[axis + 1 :]))
 
 
 def _gather_elements(call: Call) -> Tensor:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import onnx
     from numpy.typing import NDArray
 
 X86 = scheme("ort-x86")
@@ -125,6 +126,45 @@ def test_little_memory_changes_only_the_samples(residual: Path, images: NDArray[
     wide, _ = chosen(residual, np.repeat(images, 8, axis=0), memory_mb=64)
     narrow, _ = chosen(residual, np.repeat(images, 8, axis=0), memory_mb=1)
     assert set(wide) == set(narrow)
+
+
+def series(layout: str) -> tuple[list[onnx.NodeProto], dict[str, object]]:
+    """Two layers over x (batch, 6, 8), written in several ways that compute the same."""
+    rng = np.random.default_rng(5)
+    constants: dict[str, object] = {
+        "w": rng.standard_normal((8, 8)).astype(np.float32),
+        "v": rng.standard_normal((8, 4)).astype(np.float32),
+    }
+    begin, inner = [], "x"
+    if layout == "time first":
+        begin, inner = [helper.make_node("Transpose", ["x"], ["turned"], "turn", perm=[1, 0, 2])], "turned"
+    nodes = [*begin, helper.make_node("MatMul", [inner, "w"], ["a"], "first"), helper.make_node("Relu", ["a"], ["b"])]
+    if layout != "sizes read as it runs":
+        return [*nodes, helper.make_node("MatMul", ["b", "v"], ["y"], "last")], constants
+    constants |= {"none": np.array(0, np.int64), "rest": np.array([6, 8], np.int64), "axis": np.array([0], np.int64)}
+    return [
+        *nodes,
+        helper.make_node("Shape", ["b"], ["shape"]),
+        helper.make_node("Gather", ["shape", "none"], ["count"]),
+        helper.make_node("Unsqueeze", ["count", "axis"], ["row"]),
+        helper.make_node("Concat", ["row", "rest"], ["sizes"], axis=0),
+        helper.make_node("Reshape", ["b", "sizes"], ["c"]),
+        helper.make_node("MatMul", ["c", "v"], ["y"], "last"),
+    ], constants
+
+
+@pytest.mark.parametrize("layout", ["time first", "sizes read as it runs"])
+def test_the_layout_of_samples_changes_no_choice(save: Callable[..., Path], layout: str) -> None:
+    """Samples along another axis than the first, a last batch that is not full, sizes read as it runs: as ever."""
+    x = np.random.default_rng(7).standard_t(2, (52, 6, 8)).astype(np.float32)
+    found = []
+    for name in ("samples first", layout):
+        nodes, constants = series(name)
+        shape = [6, "batch", 4] if name == "time first" else ["batch", 6, 4]
+        path = save(nodes, constants, inputs={"x": ["batch", 6, 8]}, outputs={"y": shape}, opset=17)
+        found.append(chosen(path, x)[0])
+    for name in ("b", "y"):
+        assert found[1][name] == pytest.approx(found[0][name], rel=1e-6)
 
 
 def test_bad_arguments_are_refused(residual: Path, images: NDArray[np.float32], save: Callable[..., Path]) -> None:

@@ -133,6 +133,7 @@ SMOOTH = [
     case("Pad", IMAGE, ints(0, 0, 2, 1, 0, 0, 1, 2), mode="edge"),
     case("Gather", real(6, 3), np.array([[0, 5], [-1, 2]], np.int64)),
     case("Gather", IMAGE, np.int64(2), axis=1),
+    case("Gather", real(6), np.int64(-2)),
     case("GatherElements", ROWS, np.array([[0, 1], [4, -1], [2, 2]], np.int64), axis=1),
     case("GatherND", IMAGE, np.array([[0, 1], [1, -1]], np.int64)),
     case("Expand", real(3, 1), ints(2, 1, 4)),
