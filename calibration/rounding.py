@@ -204,11 +204,15 @@ class _Learner:
     def fit(self, block: Block, state: _State, settings: _Settings, random: np.random.Generator) -> BlockResult | None:
         """Learns a block and writes it, if it is better than what was there; None where nothing is left to learn."""
         begin = time.monotonic()
-        theirs = [name for _, name in block.ends]
-        mine = [self._compared(name, read=settings.learn_scales) for name, _ in block.ends]
         with torch.no_grad():
             feeds = [self.rough(batch, wanted=block.feeds) for batch in state.rough]
-            goals = [[*self.exact(batch, wanted=theirs).values()] for batch in state.exact]
+            targets = [self.exact(batch, wanted=[name for _, name in block.ends]) for batch in state.exact]
+        ends = [end for end in block.ends if targets[0][end[1]].is_floating_point()]  # positions cannot be fitted
+        if not ends:
+            return None
+        theirs = [name for _, name in ends]
+        mine = [self._compared(name, read=settings.learn_scales) for name, _ in ends]
+        goals = [[target[name] for name in theirs] for target in targets]
         clamps = [self._clamp(name) for name in mine]
         stored = [self.graph.weights[n] for n in block.nodes if self.graph.weights[n].integers not in self._done]
         self._done |= {weight.integers for weight in stored}

@@ -134,6 +134,10 @@ SMOOTH = [
     case("Gather", real(6, 3), np.array([[0, 5], [-1, 2]], np.int64)),
     case("Gather", IMAGE, np.int64(2), axis=1),
     case("Gather", real(6), np.int64(-2)),
+    case("ScatterElements", ROWS, np.array([[0, -1]], np.int64), real(1, 2), axis=1),
+    case("ScatterElements", ROWS, np.array([[0, 1, 0, 2, 2]], np.int64), real(1, 5), reduction="add"),
+    case("ScatterND", IMAGE, np.array([[0, 1], [1, -1]], np.int64), real(2, 7, 6)),
+    case("ScatterND", ROWS, np.array([[0], [0], [2]], np.int64), real(3, 5), reduction="add"),
     case("GatherElements", ROWS, np.array([[0, 1], [4, -1], [2, 2]], np.int64), axis=1),
     case("GatherND", IMAGE, np.array([[0, 1], [1, -1]], np.int64)),
     case("Expand", real(3, 1), ints(2, 1, 4)),
@@ -157,6 +161,10 @@ SMOOTH = [
 ]
 
 OTHERS = [
+    case("ScatterElements", ROWS, np.array([[0, 1, 0, 2, 2]], np.int64), real(1, 5), reduction="max"),
+    case("TopK", ROWS, np.array([2], np.int64), outputs=2),
+    case("TopK", np.array([[1, 3, 3, 0, 1]], np.float32), np.array([4], np.int64), outputs=2),
+    case("TopK", IMAGE, np.array([3], np.int64), outputs=2, axis=1, largest=0),
     case("Relu", ROWS),
     case("Abs", ROWS),
     case("LeakyRelu", ROWS, alpha=0.2),
@@ -299,6 +307,7 @@ def test_rms_normalisation_follows_its_definition() -> None:
     ("op", "attributes", "what"),
     [
         ("NonZero", {}, "NonZero"),
+        ("ScatterND", {"reduction": "max"}, "ScatterND (reduction max)"),
         ("MaxPool", {"kernel_shape": [2, 2]}, "MaxPool (more than its first output)"),
         ("Resize", {"mode": "cubic"}, "Resize (mode cubic)"),
         ("Cast", {"to": TensorProto.STRING}, "Cast (a cast to element type 8)"),
