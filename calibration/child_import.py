@@ -10,6 +10,7 @@ import numpy as np
 
 from calibration.axes import fix_axes
 from calibration.child import write_json
+from calibration.joining import joined
 from calibration.modelfile import open_float
 from calibration.placement import place
 from calibration.prepare import prepare
@@ -62,7 +63,7 @@ def run_in_child(request: Mapping[str, Any]) -> dict[str, object]:
         ``outputs``: their names, in the model's order; their values lie in ``out``, as ``0.npy`` and so on.
 
     Raises:
-        InputError: The model fails on the data.
+        InputError: The model fails on the data, or has an output whose size depends on values.
         EnvironmentFailure: Memory ran out.
     """
     names, batch = [str(name) for name in request["outputs"]], int(request["batch"])
@@ -73,8 +74,8 @@ def run_in_child(request: Mapping[str, Any]) -> dict[str, object]:
         session.run(names, {name: array[start : start + batch] for name, array in inputs.items()})
         for start in range(0, len(next(iter(inputs.values()))), batch)
     ]
-    for number, arrays in enumerate(zip(*parts, strict=True)):
-        np.save(Path(request["out"], f"{number}.npy"), np.concatenate(arrays), allow_pickle=False)
+    for number, (name, arrays) in enumerate(zip(names, zip(*parts, strict=True), strict=True)):
+        np.save(Path(request["out"], f"{number}.npy"), joined(arrays, name), allow_pickle=False)
     return {"outputs": names}
 
 

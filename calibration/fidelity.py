@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.exposure import culprit, fixed_batch
+from calibration.joining import joined, no_fixed_size
 from calibration.modelfile import open_float, runnable
 from calibration.prepare import prepare
 from calibration.qdq import snr_db
@@ -63,7 +64,8 @@ class Judge:
         threads: Threads inside one operator.
 
     Raises:
-        InputError: The float model fails on the samples, or gives NaN or Inf (activation and sample are named).
+        InputError: The float model fails on the samples, gives NaN or Inf (activation and sample are named), or has an
+            output whose size depends on values.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Judge:
         self._samples, self._labels, self._threads = samples, labels, threads
         proto = open_float(float_model)
         model, fixed = prepare(proto), fixed_batch(io_of(proto))
+        self._names = [str(value.name) for value in model.graph.outputs]
         with runnable(model) as source:
             session = Session(source, threads=threads, optimize=False)
         self._exact = self._run(session)
@@ -89,14 +92,21 @@ class Judge:
         """Compares a Q/DQ file; its Q/DQ is computed in float, so that this CPU's int8 shortcuts do not sway it.
 
         Raises:
-            InputError: It cannot be run on the samples, or gives NaN or Inf.
+            InputError: As `compare`, or it cannot be run on the samples.
         """
         return self.compare(
             self._run(Session(open_onnx(quantized).SerializeToString(), threads=self._threads, optimize=False))
         )
 
     def compare(self, found: list[Array]) -> Fidelity:
-        """Compares outputs of all samples, in the model's order."""
+        """Compares outputs of all samples, in the model's order.
+
+        Raises:
+            InputError: One has another shape than the float model's, or holds NaN or Inf.
+        """
+        for name, exact, other in zip(self._names, self._exact, found, strict=True):
+            if exact.shape != other.shape:
+                raise no_fixed_size(name, exact.shape, other.shape)
         pairs = [(exact, other) for exact, other in zip(self._exact, found, strict=True) if _classes([exact])]
         same = [(exact.argmax(-1) == other.argmax(-1)).reshape(-1) for exact, other in pairs]
         return Fidelity(
@@ -117,8 +127,8 @@ class Judge:
             first += len(numbers)
 
     def _run(self, session: Session) -> list[Array]:
-        batches = [session.run(None, batch) for batch in self._samples]
-        return [np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*batches, strict=True)]
+        batches = zip(*(session.run(None, batch) for batch in self._samples), strict=True)
+        return [joined(parts, name) for name, parts in zip(self._names, batches, strict=True)]
 
 
 def output_snr_db(reference: list[Array], other: list[Array]) -> float:

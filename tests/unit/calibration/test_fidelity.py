@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from calibration.fidelity import Fidelity, Judge, output_snr_db
+from calibration.joining import joined
 from calibration.samples import CalibrationSet
 from targets.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -57,6 +60,34 @@ def test_outputs_without_classes_have_no_agreement(residual: Path, images: NDArr
     found = judge.compare([np.ones((60, 1), np.float32)])
     assert (found.agreement, found.accuracy, found.same.size) == (None, None, 0)
     assert not found.agrees_less_than(found)
+
+
+def test_samples_may_lie_along_any_axis(save: Callable[..., Path], images: NDArray[np.float32]) -> None:
+    """An output with the samples along its second axis, as an LSTM's state, and a last batch that is not full."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["f"], "flat"),
+        helper.make_node("Transpose", ["f"], ["y"], "turn", perm=[1, 0]),
+    ]
+    judge = Judge(save(nodes, {}, outputs={"y": [3, "batch"]}), CalibrationSet({"x": images}, batch_size=7), threads=1)
+    exact = images.mean((2, 3)).T
+    assert judge.compare([exact * np.float32(1.1)]).snr_db == pytest.approx(20.0, abs=0.01)
+
+
+def test_an_output_whose_size_depends_on_values_is_named(save: Callable[..., Path]) -> None:
+    """Where samples or models give other numbers of values, the output is named and what to export instead."""
+    nodes = [
+        helper.make_node("Greater", ["x", "limit"], ["g"], "above"),
+        helper.make_node("NonZero", ["g"], ["n"], "where"),
+        helper.make_node("Cast", ["n"], ["y"], "cast", to=1),
+    ]
+    path = save(nodes, {"limit": np.float32(0)}, inputs={"x": ["batch", 4]}, outputs={"y": [2, "found"]})
+    x = np.array([[1, 1, -1, -1], [1, -1, -1, -1]], np.float32)
+    judge = Judge(path, CalibrationSet({"x": x}, batch_size=1), threads=1)
+    with pytest.raises(InputError, match=r"output 'y' has the shape \[2, 3\] once and \[2, 4\] once"):
+        judge.compare([np.ones((2, 4), np.float32)])
+    with pytest.raises(InputError, match="select outside the model"):
+        joined([np.ones((1, 2, 4)), np.ones((2, 3, 4))], "y")
 
 
 def test_labels_must_fit(residual: Path, images: NDArray[np.float32]) -> None:

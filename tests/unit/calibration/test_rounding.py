@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
 from calibration.blocks import find_blocks, find_layers
 from calibration.collect import collect
@@ -29,6 +30,26 @@ from targets.scheme import scheme
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def test_a_net_that_picks_the_largest_values_learns_too(
+    residual: Path, samples: CalibrationSet, tmp_path: Path
+) -> None:
+    """Behind a TopK, whose positions cannot be fitted, the values are; the file stays what it was but for numbers."""
+    model = open_onnx(residual)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([3], np.int64), "three"))
+    model.graph.node.append(helper.make_node("TopK", ["y", "three"], ["best", "places"], "top"))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("places", TensorProto.INT64, ["batch", 3]))
+    model.graph.output.append(helper.make_tensor_value_info("best", TensorProto.FLOAT, ["batch", 3]))
+    path, out = tmp_path / "top.onnx", tmp_path / "learned.onnx"
+    onnx.save(model, path)
+    table = collect(path, samples, threads=1, methods=["minmax"])
+    quantize_model(path, table, scheme("ort-x86"), "minmax", out)
+    before = skeleton(out)
+    report = learn_rounding(path, out, samples, out, steps=30)
+    assert any(block.kept and block.after_db > block.before_db for block in report.blocks)
+    assert skeleton(out) == before
 
 
 @pytest.fixture
