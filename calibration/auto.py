@@ -128,6 +128,7 @@ def choose(
     wide: Judge | None = None,
     float_nodes: Collection[str] = (),
     on_step: Callable[[Tried], None] = lambda _: None,
+    on_begin: Callable[[str], None] = lambda _: None,
 ) -> AutoResult:
     """The best candidate within the settings.
 
@@ -140,11 +141,12 @@ def choose(
         wide: Holds all samples; `judge` where there is none.
         float_nodes: Nodes that stay float in every candidate.
         on_step: Called after each step.
+        on_begin: Called with the name of a step that learns, and so may take long, before it.
 
     Raises:
         InputError: No candidate can be made at all, or an algorithm that was asked for does not take this model.
     """
-    search = _Search(workshop, judge, wide or judge, settings, on_step)
+    search = _Search(workshop, judge, wide or judge, settings, on_step, on_begin)
     measured = [method for method in METHODS if method in workshop.table.methods]
     methods = measured if settings.method == AUTO else [settings.method]
     search.methods([Choice(method=method, float_nodes=frozenset(float_nodes)) for method in methods])
@@ -163,14 +165,10 @@ class _Search:
         wide: Judge,
         settings: AutoSettings,
         on_step: Callable[[Tried], None],
+        on_begin: Callable[[str], None],
     ) -> None:
-        self._workshop, self._judge, self._wide, self._settings, self._on_step = (
-            workshop,
-            judge,
-            wide,
-            settings,
-            on_step,
-        )
+        self._workshop, self._judge, self._wide, self._settings = workshop, judge, wide, settings
+        self._on_step, self._on_begin = on_step, on_begin
         self._begin = time.monotonic()
         self._known: dict[tuple[Path, bool], Fidelity] = {}
         self.tried: list[Tried] = []
@@ -202,8 +200,9 @@ class _Search:
             if idle := self._workshop.idle(self.best.choice, name):
                 self._on(Tried(step=name, snr_db=None, reason=idle, seconds=round(time.monotonic() - begin, 3)))
                 continue
+            if held_back := name in LEARNED:
+                self._on_begin(name)
             self.best = self._workshop.make(self.best.choice.with_algorithm(name), time_budget_s=max(self.left_s, 1.0))
-            held_back = name in LEARNED
             fidelity = self._worth(self.best, held_back=held_back)
             self._note(name, fidelity, "", time.monotonic() - begin, held_back=held_back)
         return "as asked"
@@ -242,6 +241,8 @@ class _Search:
             if idle := self._workshop.idle(choice, algorithms[0]):
                 self._on(Tried(step=step, snr_db=None, reason=idle, seconds=round(time.monotonic() - begin, 3)))
                 return
+            if held_back:
+                self._on_begin(step)
             for name in algorithms:
                 choice = choice.with_algorithm(name)
             candidate = self._workshop.make(choice, time_budget_s=max(self.left_s, 1.0))

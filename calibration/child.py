@@ -24,6 +24,7 @@ from targets.costs import COSTS
 from targets.errors import InputError
 from targets.onnxfile import io_of, open_onnx, open_stored
 from targets.scheme import scheme
+from targets.telling import telling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,8 +87,9 @@ def quantize_in_child(request: Mapping[str, object]) -> dict[str, object]:
             ``out_folder`` (exists), and if wished: ``table`` (path of what `calibrate_in_child` wrote for the same
             samples; measured again without it), ``algorithms`` (``auto`` or a list; none without it), ``labels`` (path
             of an ``.npy`` of class numbers of the samples), ``float_nodes``, ``seed``, ``target_snr_db``, ``gain_db``,
-            ``time_budget_s`` and ``float_out`` (where to write the float model that the Q/DQ file was made from, which
-            algorithms may have changed).
+            ``time_budget_s``, ``float_out`` (where to write the float model that the Q/DQ file was made from, which
+            algorithms may have changed) and ``tell`` (`targets.telling`: gets ``{kind: "begin", step}`` before a step
+            that learns and ``{kind: "step", ...}``, a `Tried`, after each).
 
     Returns:
         ``{int8_nodes, float_nodes, method, algorithms, output_snr_db, agreement, snr_db_by_method, tried, stopped,
@@ -107,7 +109,7 @@ def quantize_in_child(request: Mapping[str, object]) -> dict[str, object]:
     kept = labels if labels is None or held is seen else labels[_HOLD_BACK_EVERY - 1 :: _HOLD_BACK_EVERY]
     judge = Judge(model, held, labels=kept, threads=threads)
     wide = judge if held is samples else Judge(model, samples, labels=labels, threads=threads)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, telling(request) as tell:
         workshop = Workshop(
             model,
             table,
@@ -118,7 +120,15 @@ def quantize_in_child(request: Mapping[str, object]) -> dict[str, object]:
             seed=int(str(request.get("seed", 0))),
             observed=Observed(every=_every(request), memory_mb=_memory(request)),
         )
-        result = choose(workshop, judge, settings, wide=wide, float_nodes=strings(request, "float_nodes"))
+        result = choose(
+            workshop,
+            judge,
+            settings,
+            wide=wide,
+            float_nodes=strings(request, "float_nodes"),
+            on_step=lambda tried: tell({"kind": "step", **asdict(tried)}),
+            on_begin=lambda step: tell({"kind": "begin", "step": step}),
+        )
         (out / "model.onnx").write_bytes(result.candidate.path.read_bytes())
         portable = finish_for_cpus(out / "model.onnx", dialect)
         fidelity = judge(out / "model.onnx") if portable else result.fidelity

@@ -203,7 +203,7 @@ def _flat(table: CalibrationTable, untouched: set[str]) -> Iterator[Finding]:
             code="C-DEAD" if dead else "C-CONSTANT",
             severity="warning",
             tensor=name,
-            text=f"activation {name!r} is {facts.low:g} for every sample and position",
+            text=f"activation {name!r} is {facts.low + 0.0:g} for every sample and position",
             evidence={"value": facts.low, "count": facts.count},
             fix="give samples that reach it; if it stays so, the layer computes nothing: prune or repair it",
         )

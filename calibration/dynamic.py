@@ -70,7 +70,7 @@ def quantize_dynamic_model(
         model,
         out_path,
         what="run in dynamic int8",
-        fix="lower min_elements, or quantise statically: convolutions have an int8 form there",
+        fix="take this format out of quantize.formats: int8 itself is for convolutions and small layers",
         changed=writer.changed,
         left=writer.left,
         before_bytes=before,

@@ -91,7 +91,7 @@ def _value(node: ir.Node, opset: int) -> NDArray[np.generic] | None:
     with np.errstate(all="ignore"):  # a division by zero is the model's own
         outputs: Any = ReferenceEvaluator(model).run(None, known)
     found: NDArray[np.generic] = np.asarray(outputs[0])
-    grown = found.nbytes > max(_GROWTH_BYTES, *(array.nbytes for array in known.values()))
+    grown = found.nbytes > max(_GROWTH_BYTES, sum(array.nbytes for array in known.values()))
     return None if grown or found.dtype.name not in _TYPES else found
 
 

@@ -195,7 +195,9 @@ def mixed_precision(
     """The fewest layers to leave float so that a floor is met.
 
     Layers are ordered by what their float gives for what it costs. The shortest beginning of that order which meets the
-    floor is found by bisection; then those that turn out to be needless go back to int8, the dearest first.
+    floor is found by bisection; then those that turn out to be needless go back to int8, the dearest first. One layer
+    stays int8, for without any it is another candidate: the last in that order, or where that one's float is needed,
+    the one whose float gives least.
 
     Args:
         found: What `sensitivity` measured.
@@ -207,11 +209,12 @@ def mixed_precision(
     """
     if most_tries < 2:  # noqa: PLR2004 - all in float, and one more
         raise InputError(f"most_tries is {most_tries}", "bisection asks at least twice", "give 2 or more")
-    order = sorted(found.layers, key=lambda layer: -layer.worth)[:-1]  # with no int8 layer it is another candidate
+    ranked = sorted(found.layers, key=lambda layer: -layer.worth)
     search = _Search(found, meets, most_tries)
-    low, high = 0, len(order)
-    if not order or not search.ask(order):
+    order = next((most for most in _most(ranked) if search.ask(most)), None)
+    if order is None:
         return search.answer(None)
+    low, high = 0, len(order)
     while high - low > 1 and search.left:
         middle = (low + high) // 2
         low, high = (low, middle) if search.ask(order[:middle]) else (middle, high)
@@ -221,6 +224,14 @@ def mixed_precision(
         if search.left and search.ask(fewer):
             best = fewer
     return search.answer(best)
+
+
+def _most(ranked: Sequence[LayerSensitivity]) -> list[list[LayerSensitivity]]:
+    """The largest sets that may go float, each without one layer; what is dear and decisive is in the second."""
+    if len(ranked) < 2:  # noqa: PLR2004 - one that goes, one that stays
+        return []
+    stays = dict.fromkeys([ranked[-1], min(ranked, key=lambda layer: layer.spared_db)])
+    return [[layer for layer in ranked if layer is not one] for one in stays]
 
 
 @final

@@ -111,7 +111,7 @@ def quantize_weights_only(
         model,
         out_path,
         what="have its weights in blocks",
-        fix=f"lower min_elements (now {given.min_elements}), or quantise statically",
+        fix="take this format out of quantize.formats: it is for large linear layers",
         changed=changed,
         left=left,
         before_bytes=before,

@@ -195,7 +195,7 @@ class _Run:
             out.mkdir()
             scratch.mkdir()
             inputs = node.stage.consumes(**{name: self._artifacts(source) for name, source in node.inputs.items()})
-            pace = TimeLeft()
+            pace = TimeLeft(even=node.stage.even)
             context = Context(
                 progress=self._progress(node, pace),
                 warn=lambda text: self.observer(Notice(text=text)),

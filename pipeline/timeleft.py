@@ -18,10 +18,11 @@ class TimeLeft:
 
     Args:
         clock: Seconds.
+        even: Whether equal shares take equal time at all; else nothing is told.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, even: bool = True) -> None:
+        self._clock, self._even = clock, even
         self._begun_s: float | None = None
         self._since = (0.0, 0.0)
 
@@ -37,6 +38,6 @@ class TimeLeft:
         if now - self._begun_s < _FIRST_S:
             self._since = now, done
         since_s, before = self._since
-        if now - since_s < _FIRST_S or done <= before:
+        if not self._even or now - since_s < _FIRST_S or done <= before:
             return None
         return round((now - since_s) * (1 - done) / (done - before), 1)

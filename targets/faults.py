@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 from targets.errors import Fault, InputError, did_you_mean, nearest, nearest_path
 
@@ -93,10 +93,19 @@ def _path(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[list[str], 
         if len(members) > 1 and len(chosen) == 1:
             current = chosen[0]
             continue
+        if not members and part in _tags(current):  # of values that are a text or a list
+            continue
         path.append(str(part))
         parent = members[0] if members else None
         current = _inside(current, parent, part)
     return path, parent, current
+
+
+def _tags(annotation: Any) -> set[str]:  # noqa: ANN401 - an annotation
+    """What the members of a union that holds no tables are told apart by."""
+    bare = _bare(annotation)
+    said = [item for member in get_args(bare) for item in getattr(member, "__metadata__", ())]
+    return {item.tag for item in said if isinstance(item, Tag)}
 
 
 def _inside(annotation: Any, table: type[BaseModel] | None, part: str | int) -> Any:  # noqa: ANN401 - an annotation

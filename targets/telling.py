@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
 _CHUNK_BYTES: Final = 1 << 16
 
@@ -34,6 +34,11 @@ class Teller(AbstractContextManager["Teller"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def telling(request: Mapping[str, Any]) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
+    """What a child tells with: the `Teller` of its request, or nobody where nothing listens."""
+    return Teller(Path(str(request["tell"]))) if "tell" in request else nullcontext(lambda _: None)
 
 
 @final

@@ -167,7 +167,7 @@ def _data(answers: Answers) -> str:
 
 def _distill(task: str) -> str:
     """Where answers are no logits of classes, the labels alone teach."""
-    if task in {"classification", "recommendation"}:
+    if task == "classification":
         return _DISTILL
     return _DISTILL.replace("the dense model teaches the pruned one", "the pruned model learns again") + (
         "alpha = 1.0                         # from the labels alone; [[distill.losses]] has teachers for all answers\n"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 PATIENCE_S: Final = 2.0
+_FURTHER: Final = 0.05  # share of a stage after which a log is told the same words again
 
 
 @final
@@ -40,6 +41,7 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
         self._stack = ExitStack()
         self._bar: tuple[Progress, TaskID] | None = None
         self._patience: threading.Timer | None = None
+        self._said: tuple[str, float] | None = None
 
     def __enter__(self) -> ConsoleObserver:
         return self
@@ -89,9 +91,17 @@ class ConsoleObserver(AbstractContextManager["ConsoleObserver"]):
         if self._bar is not None:
             bar, task = self._bar
             bar.update(task, completed=event.done, description=f"{event.stage}  {event.text}  {figures}")
-        else:
+        elif not self._repeats(event, figures):
             self._be_patient_no_more()
             say(f"    {event.stage} {event.done:4.0%}  {event.text}{_left(event.left_s)}  {figures}".rstrip())
+
+    def _repeats(self, event: StageProgress, figures: str) -> bool:
+        """Whether a log learns nothing by this that the line before has not told it: the same words, hardly further."""
+        text, done = f"{event.stage} {event.text}  {figures}", event.done
+        if self._said is not None and self._said[0] == text and 0.0 <= done - self._said[1] < _FURTHER:
+            return True
+        self._said = text, done
+        return False
 
     def _step(self, event: TrainingStep) -> None:
         assert self._bar is not None

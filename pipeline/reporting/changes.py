@@ -1,9 +1,11 @@
-"""What was changed of the model by hand, in depth and in single weights: one line each, for people."""
+"""What was changed of the model by hand, in depth, in single weights and to save int8: one line each, for people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+from targets.words import counted
 
 _LISTED: Final = 8
 
@@ -14,6 +16,12 @@ def change_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         *_surgery(results.get("surgery", {})),
         *_depth(results.get("depth", {})),
         *_sparsity(results.get("sparsify", {})),
+        *(
+            line
+            for node, told in results.items()
+            if node.partition(":")[0] == "quantize"
+            for line in _recovery(node, told)
+        ),
     ]
 
 
@@ -59,6 +67,30 @@ def _sparsity(told: Mapping[str, Any]) -> list[str]:
     return [f"{line}; dense stay {_listed(dense)}" if dense else line]
 
 
-def _listed(names: list[str]) -> str:
+def _recovery(node: str, told: Mapping[str, Any]) -> list[str]:
+    """What was done about an int8 file below the accuracy floor, and what came of it."""
+    steps, name = told.get("recovery", []), f"int8{node.removeprefix('quantize').replace(':', ' for ')}"
+    if not steps:
+        return []
+    begin, floor, metric = steps[0]["accuracy_before"], told["accuracy_floor"], told["metric"]
+    missed = f" missed the floor of {floor:.4f}" if begin < floor else f" met the floor of {floor:.4f}"
+    lines = [f"{name}, {metric} {begin:.4f},{missed}: {'; '.join(_step(step, metric) for step in steps)}"]
+    return lines if told["accuracy"] >= floor else [f"{lines[0]}; it stays below the floor"]
+
+
+def _step(step: Mapping[str, Any], metric: str) -> str:
+    what = {"qat": "training", "mixed_precision": "mixed precision"}[step["step"]]
+    if "reason" in step:
+        return f"no {what}, for {step['reason']}"
+    reached = (
+        f"brought {metric} {step['accuracy']:.4f}" if step["kept"] else f"reached {step['accuracy']:.4f}, not kept"
+    )
+    layers = step.get("float_layers")
+    return f"{what} {reached}" + (
+        f" with {counted(len(layers), 'layer')} in float ({_listed(layers)})" if layers else ""
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more

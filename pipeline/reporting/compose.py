@@ -15,6 +15,7 @@ from pipeline.reporting.changes import change_lines
 from pipeline.reporting.layers import calibration_rows, layer_rows, timed_rows
 from pipeline.reporting.measured import campaign_conditions, measured_part, not_included, timeline
 from pipeline.reporting.rivals import rival_sentence
+from pipeline.reporting.story import nothing_better
 from pipeline.reporting.verdicts import verdict_sentence
 from pipeline.tasks.names import is_share
 from targets.profile import TargetProfile, profile_names
@@ -271,7 +272,9 @@ def _sentence(facts: RunFacts, candidates: Sequence[Mapping[str, Any]]) -> str:
     )
     change = _change(facts, shipped, reference)
     if shipped is reference:
-        return f"{start}: no compressed candidate was shown to be better; {change}{_grade(shipped)}."
+        others = [" ".join(candidate["reasons"]) for candidate in candidates[1:]]
+        why = f": {nothing_better(others, facts.metric)}; " if others else "; "
+        return f"{start}{why}{change}{_grade(shipped)}."
     size = f"{shipped['size_bytes'] / reference['size_bytes']:.0%} of its size"
     if facts.campaign is None or shipped.get("unmeasured"):
         return f"{start}: latency was not measured; {change}, {size}."
@@ -299,7 +302,8 @@ def _change(facts: RunFacts, shipped: Mapping[str, Any], reference: Mapping[str,
     where = "validation" + (f", by {shipped['answers_by']}" if shipped["answers_by"] and not on_device else "")
     if on_device and facts.campaign:
         where += f", on device {facts.campaign['device'].get('id')}"
-    return f"{facts.metric} {shipped[key]:.4f} on {where} ({told} against {reference['name']})"
+    against = "" if shipped is reference else f" ({told} against {reference['name']})"
+    return f"{facts.metric} {shipped[key]:.4f} on {where}{against}"
 
 
 def _grade(shipped: Mapping[str, Any]) -> str:

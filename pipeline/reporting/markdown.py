@@ -27,6 +27,8 @@ def markdown_report(run: Mapping[str, object]) -> str:
     if stages:
         rows = [[stage.stage, *cells, f"{stage.wall_s:.1f} s"] for stage, cells in stages]
         parts += ["## Stages", _table(["stage", *labels, "took"], rows)]
+    if report.changes:
+        parts += ["## Changes of the model", "\n".join(f"- {_cell(line)}" for line in report.changes)]
     if report.widths:
         rows = [[width.group, str(width.before), str(width.after)] for width in report.widths]
         parts += ["## Channels", _table(["group", "before", "after"], rows)]

@@ -271,7 +271,7 @@ class RunReport(_Data):
         widths: Channels before and after pruning.
         whole: What pruning had to leave whole.
         allocation: How they were found, where a latency was asked for.
-        changes: What was changed by hand, in depth and in single weights, one line each.
+        changes: What was changed by hand, in depth, in single weights and to save int8, one line each.
         inspect: What the shipped engine really is.
         layers_of: The candidate that the quantised model became.
         layers: Layers of the quantised model.

@@ -45,13 +45,18 @@ def headline(report: RunReport) -> str:
         f"{shipped.name} ships" if report.verdict.met_budget else f"Nothing meets the budget; {shipped.name} is closest"
     )
     if shipped is reference:
-        alone = len(report.candidates) == 1
-        if not alone and all(_FLOOR in " ".join(c.reasons) for c in report.candidates[1:]):
-            return f"{start}: every compressed candidate is below the {report.task.metric} floor."
-        return f"{start}." if alone else f"{start}: no compressed candidate was shown to be better."
+        others = [" ".join(candidate.reasons) for candidate in report.candidates[1:]]
+        return f"{start}: {nothing_better(others, report.task.metric)}." if others else f"{start}."
     speed = _speed(shipped)
     gains = [speed, _accuracy(report, shipped, reference), _size(shipped, reference, named=reference.name in speed)]
     return f"{start}: {', '.join(gain for gain in gains if gain)}."
+
+
+def nothing_better(others: Sequence[str], metric: str) -> str:
+    """Why the reference ships, from what the gate says of each of the others."""
+    if all(_FLOOR in said for said in others):
+        return f"every compressed candidate is below the {metric} floor"
+    return "no compressed candidate was shown to be better"
 
 
 def _speed(shipped: Candidate) -> str:

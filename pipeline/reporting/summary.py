@@ -43,9 +43,11 @@ def terminal_summary(run: Mapping[str, object]) -> RenderableType:
     tables = [_candidates(report, columns) for columns in _LAYOUTS]
     lines: list[RenderableType] = [_Widest(tables)] if report.candidates else []
     lines.extend(Text(line) for line in _allocation_lines(report))
-    lines.append(Text(headline(report), style="bold green" if good else "bold red"))
-    if headline(report) != report.verdict.sentence:
-        lines.append(Text(report.verdict.sentence))
+    style = "bold green" if good else "bold red"
+    reference_ships = bool(report.candidates) and report.shipped is report.candidates[0]  # then both say the same
+    said = [] if reference_ships else [headline(report)]
+    first, *more = dict.fromkeys([*said, report.verdict.sentence])
+    lines.extend([Text(first, style=style), *(Text(line) for line in more)])
     lines.extend(Text(f"  {reason}", style="dim") for reason in report.verdict.reasons)
     lines.extend(Text(f"  {line}", style="dim") for line in report.changes)
     lines.extend(_whole_lines(report))

@@ -69,6 +69,7 @@ class Stage(ABC, Generic[In]):
         produces: Type of the artifact.
         measured: Whether the outcome is a measurement, different from run to run.
         tools: Distributions whose versions matter for the outcome.
+        even: Whether the shares that it reports as done take time evenly, so that they tell what the rest takes.
     """
 
     name: ClassVar[str]
@@ -77,6 +78,7 @@ class Stage(ABC, Generic[In]):
     produces: ClassVar[type[Artifact]]
     measured: ClassVar[bool] = False
     tools: ClassVar[tuple[str, ...]] = ()
+    even: ClassVar[bool] = True
 
     @property
     def learning(self) -> LearningSection | None:

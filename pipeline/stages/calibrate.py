@@ -43,7 +43,7 @@ class CalibrateStage(Stage[CalibrateInputs]):
     """
 
     name = "calibrate"
-    version = 6
+    version = 7
     consumes = CalibrateInputs
     produces = CalibrationResult
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime")

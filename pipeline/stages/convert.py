@@ -39,7 +39,7 @@ class ConvertStage(Stage[ConvertInputs]):
     """
 
     name = "convert"
-    version = 3
+    version = 4
     consumes = ConvertInputs
     produces = OnnxModel
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
@@ -17,6 +17,7 @@ from targets.profile import TargetProfile
 from targets.words import counted
 
 _OVERHEAD_S: Final = 3600.0
+_CHOSEN: Final = 0.6  # share of the stage that choosing takes, told of in progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +49,11 @@ class QuantizeStage(Stage[QuantizeInputs]):
     """
 
     name = "quantize"
-    version = 11
+    version = 12
     consumes = QuantizeInputs
     produces = QuantizedModel
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch")
+    even = False  # what a model needs, and how long that takes, comes out on the way
 
     source: DataSource
     task: Task
@@ -63,6 +65,15 @@ class QuantizeStage(Stage[QuantizeInputs]):
     built_with: str = ""
     measure: bool = False
     device: str = field(default="local", metadata={"key": False})
+
+    @property
+    def _steps(self) -> int:
+        """How many may be tried: of range methods, algorithms, and those that nearly paid together."""
+        from calibration.auto import STEPS
+        from calibration.observers import METHODS
+
+        methods = len(METHODS) if self.quantize.method == "auto" else 1
+        return methods + (len(STEPS) + 1 if self.quantize.algorithms == "auto" else len(self.quantize.algorithms))
 
     def run(self, src: QuantizeInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the `QuantizedModel`."""
@@ -95,8 +106,15 @@ class QuantizeStage(Stage[QuantizeInputs]):
             "float_out": str(context.scratch / "float.onnx"),
         }
         limits = Limits(timeout_s=_OVERHEAD_S + self.quantize.time_budget_s)
-        summary = call_limited("calibration.child:quantize_in_child", request, limits=limits, what="quantisation")
-        _tell(summary, context)
+        summary = call_limited(
+            "calibration.child:quantize_in_child",
+            request,
+            limits=limits,
+            what="quantisation",
+            hear=_hearing(context, steps=self._steps),
+        )
+        for tried in summary["tried"]:  # type: ignore[attr-defined]  # a list, as its docstring says
+            del tried["seconds"]  # results repeat
         names = read_modules(src.model.folder)
         if names:
             write_modules(out, names)
@@ -135,12 +153,29 @@ def _warn_of_saturation(forecast: Mapping[str, Any] | None, context: Context) ->
         )
 
 
-def _tell(summary: dict[str, Any], context: Context) -> None:
-    """Reports the steps; their times stay out of the results, which repeat."""
-    for number, tried in enumerate(summary["tried"], start=1):
-        seconds = tried.pop("seconds")
-        verdict = "kept" if tried["kept"] else tried["reason"]
-        figures = {} if tried["snr_db"] is None else {"snr_db": tried["snr_db"]}
-        context.progress(
-            0.6 * number / len(summary["tried"]), f"{tried['step']}: {verdict} ({seconds:.1f} s)", **figures
-        )
+def _hearing(context: Context, *, steps: int) -> Callable[[Mapping[str, Any]], None]:
+    """What takes each step that the child tells of, while it works.
+
+    Args:
+        context: Of the stage.
+        steps: How many there are at most.
+    """
+    heard = 0
+
+    def hear(told: Mapping[str, Any]) -> None:
+        nonlocal heard
+        if told["kind"] == "begin":
+            context.progress(_CHOSEN * heard / steps, f"{told['step']}: learning")
+            return
+        heard += 1
+        figures = {} if told["snr_db"] is None else {"snr_db": told["snr_db"]}
+        context.progress(_CHOSEN * heard / steps, step_text(told), **figures)
+
+    return hear
+
+
+def step_text(tried: Mapping[str, Any]) -> str:
+    """What became of a step, in one line; figures on other samples than those of the steps before say so."""
+    verdict = "kept" if tried["kept"] else tried["reason"]
+    where = ", judged on the held-back samples alone" if tried["held_back"] else ""
+    return f"{tried['step']}: {verdict} ({tried['seconds']:.1f} s{where})"

@@ -72,15 +72,28 @@ class Recovery:
         floor = self._reference_accuracy() - self.accuracy_drop
         tried: list[dict[str, Any]] = []
         changed: dict[str, Any] = {}
-        if asked or (self.section.qat == "auto" and accuracy < floor):
+        lost = accuracy < floor and self._float_is_below(floor)  # training and layers in float lead to that model
+        if asked or (
+            self.section.qat == "auto" and accuracy < floor and (not lost or self.section.training.label_weight)
+        ):
             accuracy, changed = self._train(folder, accuracy, floor, tried)
+        elif lost and self.section.qat == "auto":
+            tried.append(_skipped("qat", accuracy))
         if self.section.mixed_precision == "auto" and accuracy < floor:
-            if self._own_float_accuracy() < floor:  # layers in float lead to that model and no further
-                why = "the float model itself is below the floor"
-                tried.append({"step": "mixed_precision", "accuracy_before": accuracy, "kept": False, "reason": why})
+            if lost:
+                tried.append(_skipped("mixed_precision", accuracy))
             else:
-                changed |= self._mix(folder, summary, accuracy, floor, tried)
+                mixed = self._mix(folder, summary, accuracy, floor, tried)
+                accuracy, changed = mixed.get("accuracy", accuracy), changed | mixed
         return {**self.task.named(accuracy), "accuracy_floor": round(floor, 6), "recovery": tried} | changed
+
+    def _float_is_below(self, floor: float) -> bool:
+        """Whether the model that is quantised misses the floor itself; then it says so."""
+        own = self._own_float_accuracy()
+        if own < floor:
+            text = f"the float model itself is below the floor {floor:.4f}: no int8 file of it is looked for"
+            self.context.progress(0.8, text, **{self.task.metric: own})
+        return own < floor
 
     def _cannot_miss(self, accuracy: float) -> bool:
         """Neither does the reference exceed what no model can: then it need not be run."""
@@ -283,3 +296,12 @@ class Recovery:
         from pipeline.stages.evaluate import evaluate
 
         return evaluate(engine, "validation", self.reference, self.profile, self.task, self.data, self.context.scratch)
+
+
+def _skipped(step: str, accuracy: float) -> dict[str, Any]:
+    return {
+        "step": step,
+        "accuracy_before": accuracy,
+        "kept": False,
+        "reason": "the float model itself is below the floor",
+    }

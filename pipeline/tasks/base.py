@@ -161,6 +161,6 @@ def split_labels(data: Dataset, task: str, hint: str) -> dict[str, npt.NDArray[A
             raise InputError(
                 f"split {name!r} has no labels",
                 f"task `{task}` compares with labels",
-                f'return (inputs, labels) per split{hint}, or use task = "fidelity"',
+                f'return (inputs, labels) per split{hint}, give an .npz an array `labels`, or use task = "fidelity"',
             )
     return found

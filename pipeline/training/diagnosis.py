@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _FIX = "lower learning_rate or set clip_norm, and look at these samples for extreme values"
 _NAMED = 8
+_HUGE = 1e15
 
 
 def stop_for_loss(value: float, model: nn.Module, inputs: Sequence[Tensor], rows: Rows, when: When) -> Never:
@@ -43,12 +44,23 @@ def stop_for_gradient(model: nn.Module, rows: Rows, when: When) -> Never:
         for name, parameter in model.named_parameters()
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
     ]
-    where = f"first that of {names[-1]!r}" if names else "in the loss's own parameters"
+    where = f"first that of {names[-1]!r}" if names else _too_large(model)
     raise InputError(
         "a gradient became NaN or infinite",
         f"in epoch {when.epoch}, step {when.number}, samples {_named(rows)}: {where}; the loss itself was finite",
         _FIX,
     )
+
+
+def _too_large(model: nn.Module) -> str:
+    """Each number is finite: their norm is not, or the loss has parameters of its own."""
+    largest = {
+        name: float(p.grad.abs().max()) for name, p in model.named_parameters() if p.grad is not None and p.numel()
+    }
+    name = max(largest, key=lambda name: largest[name], default="")
+    if largest and largest[name] > _HUGE:
+        return f"their norm, the largest being {largest[name]:.1e} in {name!r}: training diverges"
+    return "in the loss's own parameters"
 
 
 def _named(rows: Rows) -> str:

@@ -70,11 +70,11 @@ def start_session(
             path, settings, providers=[CPU], enable_fallback=0, disabled_optimizers=[*without]
         )
     except ondevice_session.runtime_errors() as error:
-        raise InputError(
-            f"onnxruntime {runtime.__version__} cannot build the model",
-            " ".join(str(error).split())[:500],
-            "check the node it names; `edgepress export` writes models that it accepts",
-        ) from error
+        said = " ".join(str(error).split())[:500]
+        fix = "check the node it names; `edgepress export` writes models that it accepts"
+        if "NOT_IMPLEMENTED" in said:  # as for float16 and bfloat16, which the CPU provider hardly computes in
+            fix = "ask for a precision that this engine has on this machine, or take the engine or the node out"
+        raise InputError(f"onnxruntime {runtime.__version__} cannot build the model", said, fix) from error
 
 
 def open_engine_file(path: Path) -> onnx.ModelProto:

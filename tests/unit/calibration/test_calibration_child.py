@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,9 +14,10 @@ from calibration.observers import METHODS
 from calibration.table import CalibrationTable
 from targets.errors import InputError
 from targets.files import sha256_file
+from targets.telling import Listener
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -197,3 +198,18 @@ def test_external_weights_are_read(request_of: Callable[..., dict[str, object]],
     model = onnx.load(residual)
     onnx.save(model, residual, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert quantize_in_child(request_of(method="minmax"))["output_snr_db"] == whole["output_snr_db"]
+
+
+def test_each_step_is_told_while_it_works(request_of: Callable[..., dict[str, object]], tmp_path: Path) -> None:
+    """Promise: who listens hears every step as it ends, and of one that learns before it begins."""
+    heard: list[Mapping[str, Any]] = []
+    with Listener(tmp_path / "told", heard.append) as listener:
+        request = request_of(
+            method="minmax", algorithms=["bias", "rounding"], time_budget_s=1.0, tell=str(tmp_path / "told")
+        )
+        found = quantize_in_child(request)
+        listener.take()
+    assert [(one["kind"], one["step"]) for one in heard] == [
+        ("step", "minmax"), ("step", "bias"), ("begin", "rounding"), ("step", "rounding"),
+    ]  # fmt: skip
+    assert [one for one in heard if one["kind"] == "step"] == [{"kind": "step", **one} for one in found["tried"]]

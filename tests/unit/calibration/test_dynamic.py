@@ -173,3 +173,23 @@ def test_same_arguments_same_bytes(save: Callable[..., Path], tmp_path: Path) ->
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     with pytest.raises(InputError, match="quantised already"):
         quantize_dynamic_model(tmp_path / "a.onnx", tmp_path / "c.onnx")
+
+
+def test_an_lstm_whose_weights_are_joined_in_the_graph_runs_in_int8(save: Callable[..., Path], tmp_path: Path) -> None:
+    """Promise: weights that an exporter cuts and joins gate by gate (as torch does) count as weights at any size."""
+    rng, hidden = np.random.default_rng(0), 96
+    weights = {
+        "w": rng.normal(0.0, 0.1, (4 * hidden, 64)).astype(np.float32),
+        "r": rng.normal(0.0, 0.1, (4 * hidden, hidden)).astype(np.float32),
+    }
+    ends = {f"at{gate}": np.array([gate * hidden], np.int64) for gate in range(5)}
+    nodes = []
+    for name in weights:
+        cut = [f"{name}{gate}" for gate in range(4)]
+        nodes += [helper.make_node("Slice", [name, f"at{i}", f"at{i + 1}", "at0"], [cut[i]]) for i in range(4)]
+        nodes.append(helper.make_node("Concat", [cut[i] for i in (0, 3, 1, 2)], [f"{name}_joined"], axis=0))
+        nodes.append(helper.make_node("Unsqueeze", [f"{name}_joined", "at0"], [f"{name}_in"]))
+    nodes.append(helper.make_node("LSTM", ["x", "w_in", "r_in"], ["y"], "cell", hidden_size=hidden))
+    path = save(nodes, weights | ends, inputs={"x": [5, "n", 64]}, outputs={"y": [5, 1, "n", hidden]})
+    report = quantize_dynamic_model(path, tmp_path / "int8.onnx")
+    assert report.changed == {"cell": "DynamicQuantizeLSTM"}

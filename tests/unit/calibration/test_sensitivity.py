@@ -110,8 +110,20 @@ def test_needless_layers_go_back_to_int8() -> None:
     assert found.float_nodes == ("n1",)
 
 
+def test_a_dear_layer_that_decides_goes_float() -> None:
+    """Promise: the layer of least gain for its cost goes float where the floor needs it, and nothing else does."""
+    layers = [
+        LayerSensitivity(node=name, module="", alone_db=40.0, spared_db=spared_db, cost=cost)
+        for name, spared_db, cost in (("small", 0.5, 1.0), ("middle", 0.7, 10.0), ("dear", 9.0, 1000.0))
+    ]
+    found = mixed_precision(
+        Sensitivity(layers=tuple(layers), snr_db=30.0, unit="MACs", samples=1), lambda nodes: "dear" in nodes
+    )
+    assert found.float_nodes == ("dear",)
+
+
 def test_a_floor_out_of_reach_is_said_so() -> None:
-    """None, with the one try on the curve; a net of a single layer has nothing to mix; too few tries are refused."""
+    """None, with the tries on the curve; a net of a single layer has nothing to mix; too few tries are refused."""
     found = mixed_precision(made(3.0, 2.0, 1.0), lambda _: False)
     assert (found.float_nodes, [step.float_nodes for step in found.curve]) == (None, [("n0", "n1")])
     assert mixed_precision(made(3.0), lambda _: True).float_nodes is None

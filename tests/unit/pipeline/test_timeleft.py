@@ -25,3 +25,10 @@ def test_what_a_checkpoint_remembers_sets_no_pace() -> None:
 def test_no_pace_where_nothing_moves() -> None:
     """Promise: a share that stays, or falls, is no division by zero and no negative time."""
     assert _told((0, 0.5), (10, 0.5), (20, 0.4)) == [None, None, None]
+
+
+def test_shares_that_are_not_even_set_no_pace() -> None:
+    """Promise: where equal shares do not take equal time, no forecast is better than a wrong one."""
+    clock = iter([0.0, 10.0, 20.0])
+    left = TimeLeft(lambda: next(clock), even=False)
+    assert [left.left_s(done) for done in (0.1, 0.5, 0.9)] == [None, None, None]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from targets.errors import Fault, InputError
 from targets.faults import faults_of, read_toml
@@ -129,3 +129,19 @@ def test_a_table_of_several_kinds_is_named_as_in_the_file(engine: object, where:
         Rows.model_validate({"rows": [{"engine": engine}]})
     (fault,) = faults_of(caught.value, Rows)
     assert (fault.where, what in fault.what, fix in fault.fix) == (where, True, True), fault
+
+
+def test_a_text_or_a_list_is_named_as_in_the_file() -> None:
+    """Promise: what tells the forms of a value apart inside is no part of the path that the user is shown."""
+
+    class Choice(BaseModel):
+        steps: Annotated[
+            Annotated[Literal["auto"], Tag("text")] | Annotated[list[Literal["bias", "spare"]], Tag("list")],
+            Discriminator(lambda value: "text" if isinstance(value, str) else "list"),
+        ] = "auto"
+
+    with pytest.raises(ValidationError) as caught:
+        Choice.model_validate({"steps": ["bias", "spar"]})
+    (fault,) = faults_of(caught.value, Choice)
+    assert fault.where == "steps.1"
+    assert "'spare'" in fault.fix

@@ -111,3 +111,16 @@ def test_a_dropped_candidate_is_one_line_with_its_remedy(capsys: pytest.CaptureF
     ]
     json_observer(quiet)
     assert json.loads(capsys.readouterr().err)["quiet"] is True
+
+
+def test_a_log_is_not_told_the_same_words_again_and_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """Promise: work that tells fine shares with the same words is one line for each twentieth of its stage."""
+    with ConsoleObserver() as observer:
+        for done in range(100):
+            observer(StageProgress(stage="quantize", done=done / 1000, text="measuring", left_s=100.0 - done))
+        observer(StageProgress(stage="quantize", done=0.1, text="choosing"))
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "    quantize   0%  measuring",
+        "    quantize   5%  measuring",
+        "    quantize  10%  choosing",
+    ]

@@ -49,3 +49,29 @@ def test_every_kind_of_change_has_its_line() -> None:
 def test_a_run_without_changes_says_nothing() -> None:
     """Promise: no section, no line."""
     assert change_lines({"train": {"accuracy": 1.0}}) == []
+
+
+def _told(*steps: dict[str, object], accuracy: float) -> dict[str, object]:
+    return {"recovery": list(steps), "accuracy": accuracy, "accuracy_floor": 0.9, "metric": "f1"}
+
+
+def test_what_saved_int8_has_its_line() -> None:
+    """Promise: an int8 file below the floor, what each step brought it, its float layers, and whether that helped."""
+    qat = {"step": "qat", "accuracy_before": 0.7, "accuracy": 0.8, "kept": True}
+    mixed = {"step": "mixed_precision", "accuracy": 0.91, "kept": True, "float_layers": ["stem.0", "blocks.1.conv"]}
+    lines = change_lines({"quantize": _told(qat, mixed, accuracy=0.91)})
+    assert lines == [
+        (
+            "int8, f1 0.7000, missed the floor of 0.9000: training brought f1 0.8000; "
+            "mixed precision brought f1 0.9100 with 2 layers in float (stem.0, blocks.1.conv)"
+        )
+    ]
+    lost = {"step": "mixed_precision", "accuracy_before": 0.7, "accuracy": 0.75, "kept": False, "float_layers": []}
+    (line,) = change_lines({"quantize:openvino": _told(lost, accuracy=0.7)})
+    assert line == (
+        "int8 for openvino, f1 0.7000, missed the floor of 0.9000: mixed precision reached 0.7500, not kept; "
+        "it stays below the floor"
+    )
+    why = {"step": "qat", "accuracy_before": 0.7, "kept": False, "reason": "the float model itself is below the floor"}
+    (line,) = change_lines({"quantize": _told(why, accuracy=0.7)})
+    assert "no training, for the float model itself is below the floor" in line

@@ -254,9 +254,11 @@ def test_budget_that_nothing_meets(tmp_path: Path) -> None:
 
 
 def test_uncompressed_model_that_ships(tmp_path: Path) -> None:
-    """When the reference wins, the sentence says that nothing was better."""
+    """When the reference wins, the sentence says that nothing was better, and compares it with nothing."""
     made = _Run(tmp_path, shipped="dense-fp32")
-    assert "no compressed candidate was shown to be better" in made.compose()["verdict"]["sentence"]
+    sentence = made.compose()["verdict"]["sentence"]
+    assert "no compressed candidate was shown to be better" in sentence
+    assert "against" not in sentence
 
 
 def test_candidate_that_was_not_compared(tmp_path: Path) -> None:

@@ -30,6 +30,15 @@ def test_it_says_what_shipped_and_how_fast_it_is(full_run: dict[str, Any]) -> No
     assert "\x1b" not in shown
 
 
+def test_a_reference_that_ships_is_told_once(full_run: dict[str, Any]) -> None:
+    """Promise: that nothing compressed ships, and why, is one sentence and not two."""
+    for candidate in full_run["candidates"]:
+        candidate["shipped"] = candidate is full_run["candidates"][0]
+    name = full_run["verdict"]["shipped"] = full_run["candidates"][0]["name"]
+    full_run["verdict"]["sentence"] = f"{name} ships on host: no compressed candidate was shown to be better."
+    assert printed(full_run).count(f"{name} ships") == 1
+
+
 def test_a_bare_run_is_its_verdict(bare_run: dict[str, Any]) -> None:
     """Without candidates there is no empty table."""
     assert printed(bare_run).strip() == "Nothing meets the budget."

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from pipeline.data import Dataset, Split
 from pipeline.recipe import QuantizeSection
@@ -21,7 +22,6 @@ from targets.process import Limits
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import pytest
 
 SUMMARY = {"method": "mse", "algorithms": ["bias"]}
 LAYERS = [
@@ -181,6 +181,28 @@ def test_a_float_model_below_the_floor_starts_no_search(tmp_path: Path, monkeypa
     assert (folder / "model.onnx").read_text(encoding="utf-8") == "int8"
     assert "float model itself" in found["recovery"][0]["reason"]
     assert not world.requests
+
+
+def test_a_float_model_below_the_floor_is_not_trained_for_in_int8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: training that learns to be like a model below the floor is not begun, and the record says why."""
+    world = World({"int8": 0.7, "float": 0.9, "own": 0.8})
+    found, _ = recover(world, tmp_path, monkeypatch)
+    assert [(step["step"], "float model itself" in step["reason"]) for step in found["recovery"]] == [
+        ("qat", True), ("mixed_precision", True),
+    ]  # fmt: skip
+    assert not world.requests
+
+
+@pytest.mark.parametrize("section", [{"qat": "on"}, {"training": {"label_weight": 0.5}}])
+def test_training_that_may_pass_its_float_model_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: dict[str, object]
+) -> None:
+    """What was asked for by name, and what learns from labels too, may exceed that model."""
+    world = World({"int8": 0.7, "float": 0.9, "own": 0.8, "trained": 0.9})
+    found, _ = recover(world, tmp_path, monkeypatch, **section)
+    assert (found["accuracy"], len(world.called("train_in_child"))) == (0.9, 1)
 
 
 def test_nothing_is_done_where_nothing_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,13 @@ def test_a_gradient_that_broke_stops_before_the_weights_follow(world: Any) -> No
     assert all(torch.equal(graph.get_parameter(name), before[name]) for name, _ in graph.named_parameters())
 
 
+def test_a_gradient_that_diverges_says_so(world: Any) -> None:  # noqa: ANN401
+    """Promise: where every number is finite and their norm is not, the largest is named and no loss is blamed."""
+    huge: Any = lambda _i, _l, outputs: outputs[0].sum() * 1e25  # noqa: E731
+    with pytest.raises(InputError, match=r"their norm, the largest being \d\.\de\+\d+ in '.*': training diverges"):
+        world.fit(world.graph(), loss=huge)
+
+
 def test_mixed_precision_trains_and_needs_its_hardware(world: Any) -> None:  # noqa: ANN401
     """Promise: bfloat16 gives other weights near those of float32, kept in float32; float16 on a CPU is refused."""
     exact, mixed = world.graph(), world.graph()
