@@ -61,7 +61,12 @@ def _slice(path: Path, name: str, facts: dict[str, str], size: int) -> tuple[int
     except ValueError:
         raise refused(path, name, location, "its offset or length is no number") from None
     if offset < 0 or length < 0 or offset + length > size:
-        raise refused(path, name, location, f"bytes {offset} to {offset + length} of a file of {size} bytes")
+        raise refused(
+            path,
+            name,
+            location,
+            f"bytes {offset} to {offset + length} of a file of {size} bytes: it was cut off, or is another model's",
+        )
     return offset, length
 
 

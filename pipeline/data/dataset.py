@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -24,10 +24,13 @@ class Split:
     Attributes:
         inputs: One array per model input, ``(N, ...)`` each.
         labels: ``(N,)`` or ``(N, ...)``; None where the task has none.
+        rows: ``(N,)``: the samples' numbers in what was shared out between splits, for messages; None where the source
+            makes the splits itself.
     """
 
     inputs: Mapping[str, Array]
     labels: Array | None
+    rows: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -37,14 +40,15 @@ class Split:
         return Split(
             inputs={name: array[indices] for name, array in self.inputs.items()},
             labels=None if self.labels is None else self.labels[indices],
+            rows=None if self.rows is None else self.rows[indices],
         )
 
     def bound(self, names: tuple[str, ...]) -> Split:
         """The same samples with inputs called ``names``, in that order; a lone unnamed input takes the first name."""
         if list(self.inputs) == [""]:
             (name,) = names
-            return Split(inputs={name: self.inputs[""]}, labels=self.labels)
-        return Split(inputs={name: self.inputs[name] for name in names}, labels=self.labels)
+            return replace(self, inputs={name: self.inputs[""]})
+        return replace(self, inputs={name: self.inputs[name] for name in names})
 
     def batches(self, size: int) -> Iterator[Split]:
         """The samples in order, ``size`` at a time; the last batch may be smaller."""
@@ -88,11 +92,15 @@ class Dataset:
         return next(self.splits[name] for name in ("calibration", "train", "validation") if name in self.splits)
 
 
-def dataset_from(value: object) -> Dataset:
+def dataset_from(value: object, *, rows: Mapping[str, npt.NDArray[np.int64]] | None = None) -> Dataset:
     """What a data factory returned, checked: ``{split: (inputs, labels) | inputs}``.
 
     ``inputs`` is one array, or a mapping from input name to array; a lone array is called ``""`` until the model's
     signature names it.
+
+    Args:
+        value: What was returned.
+        rows: What each split's samples are called in messages, see `Split.rows`.
 
     Raises:
         InputError: It is of another form, empty, not finite, or its splits do not fit together.
@@ -112,7 +120,8 @@ def dataset_from(value: object) -> Dataset:
             f"it has {', '.join(value)}",
             "give it one (docs/data.md says how)",
         )
-    splits = {name: _split(name, value[name]) for name in SPLIT_NAMES if name in value}
+    known = rows or {}
+    splits = {name: replace(_split(name, value[name]), rows=known.get(name)) for name in SPLIT_NAMES if name in value}
     _check_same_inputs(splits)
     return Dataset(splits=splits)
 

@@ -21,6 +21,8 @@ _PAIRS: Final = (
 def shared_samples(data: Dataset, *, with_labels: bool) -> dict[str, list[tuple[int, int]]]:
     """Samples of equal bytes in two splits, as ``train/test`` to pairs of their numbers; only where there are some.
 
+    Numbers are rows of the file where splits are shares of one (`Split.rows`), else places in the split.
+
     Args:
         data: The splits.
         with_labels: Whether equal inputs with other labels are another sample.
@@ -31,10 +33,15 @@ def shared_samples(data: Dataset, *, with_labels: bool) -> dict[str, list[tuple[
         if first not in hashes or second not in hashes:
             continue
         seen = {digest: at for at, digest in reversed(list(enumerate(hashes[first])))}
-        pairs = [(seen[digest], at) for at, digest in enumerate(hashes[second]) if digest in seen]
+        one, other = (_numbers(data.splits[name]) for name in (first, second))
+        pairs = [(one[seen[digest]], other[at]) for at, digest in enumerate(hashes[second]) if digest in seen]
         if pairs:
             found[f"{first}/{second}"] = pairs
     return found
+
+
+def _numbers(split: Split) -> list[int]:
+    return [*range(len(split))] if split.rows is None else split.rows.tolist()
 
 
 def _hashes(split: Split, *, with_labels: bool) -> list[bytes]:

@@ -47,12 +47,12 @@ class NpzData(DataSource):
             return dataset_from(self._by_name(arrays, named))
         samples = _row_count(self.file.path, arrays)
         labels = arrays.pop(LABELS, None)
-        return dataset_from(
-            {
-                name: ({key: array[rows] for key, array in arrays.items()}, None if labels is None else labels[rows])
-                for name, rows in self.shares.split(samples, str(self.file.path)).items()
-            }
-        )
+        shared = self.shares.split(samples, str(self.file.path))
+        found = {
+            name: ({key: array[rows] for key, array in arrays.items()}, None if labels is None else labels[rows])
+            for name, rows in shared.items()
+        }
+        return dataset_from(found, rows=shared)
 
     def _by_name(self, arrays: dict[str, Array], named: list[str]) -> dict[str, object]:
         from pipeline.data.dataset import SPLIT_NAMES

@@ -74,8 +74,14 @@ def _recovery(node: str, told: Mapping[str, Any]) -> list[str]:
         return []
     begin, floor, metric = steps[0]["accuracy_before"], told["accuracy_floor"], told["metric"]
     missed = f" missed the floor of {floor:.4f}" if begin < floor else f" met the floor of {floor:.4f}"
-    lines = [f"{name}, {metric} {begin:.4f},{missed}: {'; '.join(_step(step, metric) for step in steps)}"]
-    return lines if told["accuracy"] >= floor else [f"{lines[0]}; it stays below the floor"]
+    reasons = {str(step.get("reason", "")) for step in steps}
+    said = "; ".join(_step(step, metric) for step in steps)
+    if len(steps) > 1 and len(reasons) == 1 and reasons != {""}:
+        said = f"nothing was tried, for {reasons.pop()}"
+    lines = [f"{name}, {metric} {begin:.4f},{missed}: {said}"]
+    return (
+        lines if told["accuracy"] >= floor or said.startswith("nothing") else [f"{lines[0]}; it stays below the floor"]
+    )
 
 
 def _step(step: Mapping[str, Any], metric: str) -> str:

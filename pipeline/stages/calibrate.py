@@ -71,7 +71,7 @@ class CalibrateStage(Stage[CalibrateInputs]):
             {
                 "model": str(src.model.model),
                 "samples": str(context.scratch / "samples.npz"),
-                "numbers": spread_rows(len(data.calibration), self.samples),
+                "numbers": sample_numbers(data, self.samples),
                 "labels": save_classes(self.task, samples, context.scratch / "labels.npy"),
                 "validation": str(context.scratch / "validation.npz"),
                 "validation_labels": save_classes(
@@ -87,11 +87,27 @@ class CalibrateStage(Stage[CalibrateInputs]):
             limits=Limits(timeout_s=CALIBRATION_TIMEOUT_S),
             what="calibration",
         )
-        findings: list[Mapping[str, Any]] = summary["findings"]  # type: ignore[assignment]
+        findings: list[Mapping[str, Any]] = [*summary["findings"], *_judges_itself(data)]  # type: ignore[misc]
         for finding in findings:
             if finding["severity"] == "warning":
                 context.warn(f"{finding['code']}: {finding['text']}; {finding['fix']}")
-        return summary
+        return summary | {"findings": findings}
+
+
+def _judges_itself(data: Dataset) -> list[Mapping[str, Any]]:
+    """Where no other split can calibrate, the validation split does, and judges what it has made."""
+    if data.calibration is not data["validation"]:
+        return []
+    return [
+        {
+            "code": "C-VALIDATION",
+            "severity": "warning",
+            "tensor": None,
+            "text": "the validation split calibrates, for there is no other: it flatters int8",
+            "evidence": {"samples": len(data["validation"])},
+            "fix": "give the data a split 'calibration' or 'train' (docs/data.md)",
+        }
+    ]
 
 
 def calibration_samples(data: Dataset, model: OnnxModel, count: int) -> Split:
@@ -123,6 +139,13 @@ def spread(split: Split, count: int) -> Split:
     if len(split) <= count:
         return split
     return split.take(np.array(spread_rows(len(split), count)))
+
+
+def sample_numbers(data: Dataset, count: int) -> list[int]:
+    """What messages call the samples of `calibration_samples`: rows of the file, or numbers in their split."""
+    rows = data.calibration.rows
+    taken = spread_rows(len(data.calibration), count)
+    return taken if rows is None else rows[taken].tolist()
 
 
 def spread_rows(size: int, count: int) -> list[int]:

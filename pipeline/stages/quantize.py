@@ -11,7 +11,7 @@ from pipeline.artifacts import CalibrationResult, DatasetInfo, OnnxModel, Quanti
 from pipeline.data import DataSource
 from pipeline.recipe import QuantizeSection
 from pipeline.stages.base import Context, Stage
-from pipeline.stages.calibrate import CALIBRATION_BATCH, calibration_samples, save_classes, spread_rows
+from pipeline.stages.calibrate import CALIBRATION_BATCH, calibration_samples, sample_numbers, save_classes
 from pipeline.tasks import Task
 from targets.profile import TargetProfile
 from targets.words import counted
@@ -75,21 +75,27 @@ class QuantizeStage(Stage[QuantizeInputs]):
         methods = len(METHODS) if self.quantize.method == "auto" else 1
         return methods + (len(STEPS) + 1 if self.quantize.algorithms == "auto" else len(self.quantize.algorithms))
 
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether something long may follow the choice."""
+        return {self.quantize.qat, self.quantize.mixed_precision} != {"off"}
+
     def run(self, src: QuantizeInputs, out: Path, context: Context) -> Mapping[str, Any]:
         """Writes the `QuantizedModel`."""
         from pipeline.benchmarking.modules import read_modules, write_modules
+        from pipeline.stages.chosen import Chosen
         from pipeline.stages.inference import save_inputs
         from pipeline.stages.recover import Recovery
         from targets.process import Limits, call_limited
 
         data = context.data.checked(self.source, src.data)
         samples = calibration_samples(data, src.model, self.quantize.samples)
-        archive = context.scratch / "samples.npz"
+        archive, float_model = context.scratch / "samples.npz", context.scratch / "float.onnx"
         save_inputs(archive, samples)
         request = {
             "model": str(src.model.model),
             "samples": str(archive),
-            "numbers": spread_rows(len(data.calibration), self.quantize.samples),
+            "numbers": sample_numbers(data, self.quantize.samples),
             "labels": save_classes(self.task, samples, context.scratch / "labels.npy"),
             "scheme": self.profile.quantization.scheme,
             "method": self.quantize.method,
@@ -103,18 +109,23 @@ class QuantizeStage(Stage[QuantizeInputs]):
             "threads": self.threads,
             "batch_size": CALIBRATION_BATCH,
             "out_folder": str(out),
-            "float_out": str(context.scratch / "float.onnx"),
+            "float_out": str(float_model),
         }
         limits = Limits(timeout_s=_OVERHEAD_S + self.quantize.time_budget_s)
-        summary = call_limited(
-            "calibration.child:quantize_in_child",
-            request,
-            limits=limits,
-            what="quantisation",
-            hear=_hearing(context, steps=self._steps),
-        )
-        for tried in summary["tried"]:  # type: ignore[attr-defined]  # a list, as its docstring says
-            del tried["seconds"]  # results repeat
+        chosen = Chosen.of(context)
+        summary = chosen.restore(out, float_model)
+        if summary is None:
+            summary = call_limited(
+                "calibration.child:quantize_in_child",
+                request,
+                limits=limits,
+                what="quantisation",
+                hear=_hearing(context, steps=self._steps),
+            )
+            for tried in summary["tried"]:  # type: ignore[attr-defined]  # a list, as its docstring says
+                del tried["seconds"]  # results repeat
+            if self._may_go_on:
+                chosen.keep(out, float_model, summary)
         names = read_modules(src.model.folder)
         if names:
             write_modules(out, names)

@@ -58,6 +58,14 @@ def test_npz_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_npz_samples_keep_the_files_numbers(tmp_path: Path) -> None:
+    """Promise: a sample that a message names by its row is found in that row of the file, through every cut."""
+    for split in _npz(tmp_path, x=_rows(40), labels=np.arange(40)).load().splits.values():
+        cut = split.bound(("x",)).take(np.array([1, 0]))
+        assert cut.rows is not None
+        assert np.array_equal(_rows(40)[cut.rows], cut.inputs["x"])
+
+
 @pytest.mark.parametrize("row", [0, 17, 39])
 def test_npz_rows_with_nan_have_the_files_numbers(row: int, tmp_path: Path) -> None:
     """The row is named as the user finds it in the file, not by its place after the split."""

@@ -75,3 +75,5 @@ def test_what_saved_int8_has_its_line() -> None:
     why = {"step": "qat", "accuracy_before": 0.7, "kept": False, "reason": "the float model itself is below the floor"}
     (line,) = change_lines({"quantize": _told(why, accuracy=0.7)})
     assert "no training, for the float model itself is below the floor" in line
+    (line,) = change_lines({"quantize": _told(why, why | {"step": "mixed_precision"}, accuracy=0.7)})
+    assert line.endswith("nothing was tried, for the float model itself is below the floor")
