@@ -19,6 +19,7 @@ from calibration.layout import turn_images
 from calibration.modelfile import open_float
 from calibration.portable import make_portable
 from calibration.samples import CalibrationSet
+from calibration.series import lift_series
 from calibration.table import CalibrationTable
 from targets.costs import COSTS
 from targets.errors import InputError
@@ -162,7 +163,9 @@ def constant_tensors(table: CalibrationTable) -> list[str]:
 
 
 def finish_for_cpus(path: Path, dialect: QuantScheme) -> dict[str, object] | None:
-    """Last changes to a Q/DQ file of a dialect that CPUs run: every CPU rounds its sums alike, images have one layout.
+    """Last changes to a Q/DQ file of a dialect that CPUs run.
+
+    Every CPU rounds its sums alike, images have one layout, and series get a fourth dimension where that is needed.
 
     Returns:
         ``{adjusted, left}``: nodes with the share that their scale was raised by, and those that may still differ, with
@@ -172,6 +175,8 @@ def finish_for_cpus(path: Path, dialect: QuantScheme) -> dict[str, object] | Non
         return None
     quantized = open_onnx(path)
     report = make_portable(quantized)
+    if dialect.sums_of_series == "in 4-d":
+        lift_series(quantized)
     if dialect.name in COSTS:
         turn_images(quantized, COSTS[dialect.name])
     path.write_bytes(quantized.SerializeToString(deterministic=True))

@@ -40,6 +40,8 @@ class QuantScheme:
         fixed_ranges: (operator, (low, high)): what its output is quantised to, whatever was measured.
         skip_operators: Style ``inputs``: sums that join the convolution before them; the other branch gets Q/DQ.
         activation_products: True makes the MatMul of two activations an integer operator too.
+        sums_of_series: ``in 4-d`` gives means and sums over quantised tensors of three dimensions a fourth, for an
+            engine that gets those of three wrong (`calibration.series`).
     """
 
     name: str
@@ -59,6 +61,7 @@ class QuantScheme:
     activation_products: bool
     moves: Literal["integers", "between"]
     fixed_ranges: frozenset[tuple[str, tuple[float, float]]]
+    sums_of_series: Literal["as they are", "in 4-d"] = "as they are"
 
     @property
     def activation_bits(self) -> int:
@@ -148,7 +151,7 @@ SCHEMES: Final[Mapping[str, QuantScheme]] = {
         _ORT_X86,
         replace(_ORT_X86, name="ort-x86-avx2", weight_bits=7),
         replace(_ORT_X86, name="ort-arm64"),
-        replace(_ORT_X86, name="openvino"),
+        replace(_ORT_X86, name="openvino", sums_of_series="in 4-d"),
         _TRT,
         _QNN_A16,
     )

@@ -27,6 +27,7 @@ def profile(*precisions: Precision, others: tuple[Alternative, ...] = ()) -> Tar
     return plain.model_copy(update={"quantization": first, "alternatives": others})
 
 
+SAME = Alternative(engine=OpenVinoOptions(name="openvino"), quantization=Quantization(scheme="ort-arm64"))
 OPENVINO = Alternative(engine=OpenVinoOptions(name="openvino"), quantization=Quantization(scheme="openvino"))
 TENSORRT = Alternative(
     label="trt",
@@ -109,7 +110,7 @@ def nodes(given: Recipe, target: TargetProfile) -> dict[str, tuple[object, bool]
 def test_schemes_of_equal_content_share_one_int8_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One calibration, one quantisation for what gives the same file, and as many builds as candidates."""
     monkeypatch.setattr("pipeline.candidates.COSTS", {})
-    made = nodes(recipe(tmp_path), profile(others=(OPENVINO, TENSORRT)))
+    made = nodes(recipe(tmp_path), profile(others=(SAME, TENSORRT)))
     assert list(made) == [
         "convert:fp16", "calibrate", "quantize", "quantize:trt",
         "build:fp32", "build:openvino-fp32", "build:trt-fp16", "build:int8", "build:openvino-int8", "build:trt-int8",
@@ -119,7 +120,8 @@ def test_schemes_of_equal_content_share_one_int8_model(tmp_path: Path, monkeypat
     assert made["build:openvino-fp32"] == ("import", True)
     assert made["build:trt-fp16"] == ("convert:fp16", True)
     assert (made["calibrate"][1], made["build:fp32"][1]) == (True, False)
-    assert content("openvino") == content("ort-x86") != content("trt")
+    assert content("ort-arm64") == content("ort-x86") != content("trt")
+    assert content("openvino") != content("ort-x86")
 
 
 def test_calibration_is_as_mandatory_as_what_needs_it(tmp_path: Path) -> None:
@@ -135,9 +137,9 @@ def test_calibration_is_as_mandatory_as_what_needs_it(tmp_path: Path) -> None:
 def test_other_costs_are_another_int8_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which layers stay float depends on what they cost on that engine."""
     monkeypatch.setattr("pipeline.candidates.COSTS", {"ort-x86": "figures"})
-    made = nodes(recipe(tmp_path), profile(others=(OPENVINO,)))
+    made = nodes(recipe(tmp_path), profile(others=(SAME,)))
     assert made["build:int8"] == ("quantize", True)
-    assert made["build:openvino-int8"] == ("quantize:openvino", True)
+    assert made["build:openvino-int8"] == ("quantize:ort-arm64", True)
 
 
 def test_dynamic_int8_has_the_bits_of_its_cpu(tmp_path: Path) -> None:

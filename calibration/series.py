@@ -1,0 +1,113 @@
+"""Gives sums and means over quantised series (N, C, L) a fourth dimension, where an engine gets those of three wrong.
+
+OpenVINO 2026.4.1 carries a DequantizeLinear over a sum and adds up the integers. From some thousand values on, its
+kernel for three dimensions gives numbers without meaning (NaN among them; seen with AVX-512); those for two and for
+four are right.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+POOL: Final = "GlobalAveragePool"
+SUMS: Final = frozenset({"ReduceMean", "ReduceSum", POOL})
+LIFTED: Final = "__series"
+"""How the names of what is computed in four dimensions end."""
+
+_CARRIES: Final = frozenset(
+    {"Relu", "Clip", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Concat", "Slice", "Split", "Pad"}
+    | {"MaxPool", "Mul", "Resize", "Expand", "Tile", "Gather", "DepthToSpace", "SpaceToDepth", "Identity"}
+)
+"""What a dequantisation may be carried over, too."""
+
+_SERIES: Final = 3
+_AXES_AS_INPUT: Final = 18
+"""From this opset on ReduceMean takes its axes as an input; ReduceSum has done so since 13."""
+
+
+def lift_series(model: onnx.ModelProto) -> list[str]:
+    """Puts Unsqueeze and Squeeze around such nodes, in place; values do not change.
+
+    The Squeeze takes the node's name and that of its result.
+
+    Args:
+        model: A Q/DQ model of style ``operators``, opset 13 or newer.
+
+    Returns:
+        The nodes that were lifted.
+    """
+    graph = model.graph
+    ranks = _ranks(model)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    opset = next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
+    integers: set[str] = set()  # read of integers, perhaps through nodes that carry it on
+    lifted = []
+    for node in [*graph.node]:
+        if node.op_type == "DequantizeLinear" or (node.op_type in _CARRIES and not integers.isdisjoint(node.input)):
+            integers.update(node.output)
+        if node.op_type not in SUMS or ranks.get(node.input[0]) != _SERIES or node.input[0] not in integers:
+            continue
+        axes = _axes(node, constants)
+        if axes is not None:
+            _lift(graph, node, axes, opset)
+            lifted.append(node.name.removesuffix(LIFTED))
+    return lifted
+
+
+def _axes(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> list[int] | None:
+    """What is summed over, counted from the first; None where that is not known, or nothing."""
+    if node.op_type == POOL:
+        return [2]
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    listed = [*attributes.get("axes", [])]
+    if len(node.input) > 1 and node.input[1]:
+        if node.input[1] not in constants:
+            return None
+        listed = numpy_helper.to_array(constants[node.input[1]]).tolist()
+    if not listed and attributes.get("noop_with_empty_axes", 0):
+        return None
+    return sorted({int(axis) % _SERIES for axis in listed}) or [*range(_SERIES)]
+
+
+def _lift(graph: onnx.GraphProto, node: onnx.NodeProto, axes: list[int], opset: int) -> None:
+    name, source, result = node.name, node.input[0], node.output[0]
+    keeps = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "keepdims"), 1)
+    last = _SERIES if keeps or node.op_type == POOL else _SERIES - len(axes)
+    added = {f"{name}{LIFTED}__fourth": [_SERIES], f"{name}{LIFTED}__last": [last]}
+    if node.op_type != POOL:
+        _state_axes(node, axes, added, opset)
+    graph.initializer.extend(numpy_helper.from_array(np.array(value, np.int64), key) for key, value in added.items())
+    fourth, behind = [*added][:2]
+    node.name, node.input[0], node.output[0] = f"{name}{LIFTED}", f"{result}{LIFTED}__read", f"{result}{LIFTED}"
+    place = [*graph.node].index(node)
+    graph.node.insert(place + 1, helper.make_node("Squeeze", [node.output[0], behind], [result], name))
+    graph.node.insert(place, helper.make_node("Unsqueeze", [source, fourth], [node.input[0]], f"{node.name}__read"))
+
+
+def _state_axes(node: onnx.NodeProto, axes: list[int], added: dict[str, list[int]], opset: int) -> None:
+    """Axes that are counted from the end, or left out, would be others of four dimensions."""
+    if node.op_type == "ReduceMean" and opset < _AXES_AS_INPUT:
+        for attribute in [attribute for attribute in node.attribute if attribute.name == "axes"]:
+            node.attribute.remove(attribute)
+        node.attribute.append(helper.make_attribute("axes", axes))
+        return
+    key = f"{node.name}{LIFTED}__axes"
+    added[key] = axes
+    del node.input[1:]
+    node.input.append(key)
+
+
+def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    return {
+        item.name: len(item.type.tensor_type.shape.dim)
+        for item in [*graph.input, *graph.value_info, *graph.output]
+        if item.type.tensor_type.HasField("shape")
+    }
