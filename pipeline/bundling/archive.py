@@ -92,13 +92,14 @@ def pack_archive(folder: Path, out_path: Path, *, top: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def extract_archive(path: Path, destination: Path, *, limits: ArchiveLimits | None = None) -> None:
+def extract_archive(path: Path, destination: Path, *, limits: ArchiveLimits | None = None, hint: str = "") -> None:
     """Unpacks a ``.tar.gz`` into ``destination``, all of it or nothing.
 
     Args:
         path: The archive; untrusted.
         destination: A folder that does not exist yet; its parent does.
         limits: What the archive may hold.
+        hint: Another way out where the disk is full, as `disk_guard` takes it.
 
     Raises:
         InputError: The archive cannot be read, or the destination exists.
@@ -113,7 +114,7 @@ def extract_archive(path: Path, destination: Path, *, limits: ArchiveLimits | No
         source = path.open("rb")
     except OSError as error:
         raise InputError(f"cannot read {path}", error.strerror or str(error), "give the path of a .tar.gz") from error
-    with source, disk_guard(f"unpacking {path} into {destination}", path=destination.parent):
+    with source, disk_guard(f"unpacking {path} into {destination}", path=destination.parent, hint=hint):
         staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
         try:
             _Unpacker(source, staging, limits or ArchiveLimits()).unpack()

@@ -25,6 +25,7 @@ from targets.files import disk_guard, sha256_file
 from targets.process import ChildResult, Limits, run_limited
 
 _REBUILD: Final = "take the bundle again from where it was built, or build it again with `edgepress run`"
+_OTHER_DISK: Final = "choose another folder for temporary files with TMPDIR"
 _ENGINE_LIMITS: Final = Limits(timeout_s=300, memory_bytes=16 << 30)
 
 
@@ -108,9 +109,12 @@ def _opened(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield path
         return
-    with disk_guard(f"unpacking {path}"), tempfile.TemporaryDirectory(prefix="edgepress-verify-") as scratch:
+    with (
+        disk_guard(f"unpacking {path}", hint=_OTHER_DISK),
+        tempfile.TemporaryDirectory(prefix="edgepress-verify-") as scratch,
+    ):
         unpacked = Path(scratch, "unpacked")
-        extract_archive(path, unpacked, limits=ArchiveLimits(entries=10_000))
+        extract_archive(path, unpacked, limits=ArchiveLimits(entries=10_000), hint=_OTHER_DISK)
         yield only_folder(unpacked, path)
 
 
@@ -182,7 +186,10 @@ def _run_golden(folder: Path, manifest: Manifest) -> dict[str, Any]:
 
     what = f"golden check of the engine of {manifest.name!r}"
     nonce = secrets.token_hex(8)
-    with disk_guard(f"preparing the {what}"), tempfile.TemporaryDirectory(prefix="edgepress-verify-") as scratch:
+    with (
+        disk_guard(f"preparing the {what}", hint=_OTHER_DISK),
+        tempfile.TemporaryDirectory(prefix="edgepress-verify-") as scratch,
+    ):
         program = Path(scratch, FILE_NAME)
         program.write_bytes(pack())
         argv = [sys.executable, "-I", str(program), "verify", "--nonce", nonce, str(folder.resolve())]

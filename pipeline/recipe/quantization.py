@@ -38,7 +38,12 @@ class QuantizeSection(Section):
         Field(description="histograms take one value of each eight, or all; extremes always take all"),
     ] = "sampled"
     memory_mb: Annotated[int, Field(ge=1, description="most activations held at once while calibrating")] = 64
-    time_budget_s: Annotated[PositiveFloat, Field(description="no further algorithm is tried after that long")] = 300.0
+    time_budget_s: Annotated[
+        PositiveFloat,
+        Field(
+            description="no further algorithm is tried after that long; training of the int8 model has as long again"
+        ),
+    ] = 300.0
     target_snr_db: Annotated[
         float, Field(gt=0, le=100, allow_inf_nan=False, description="good enough: no further algorithm is tried")
     ] = 40.0

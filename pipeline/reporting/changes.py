@@ -91,6 +91,8 @@ def _step(step: Mapping[str, Any], metric: str) -> str:
     reached = (
         f"brought {metric} {step['accuracy']:.4f}" if step["kept"] else f"reached {step['accuracy']:.4f}, not kept"
     )
+    if step.get("stopped"):
+        reached += f" in {step['epochs_run']} of {step['epochs']} epochs ({step['stopped']})"
     layers = step.get("float_layers")
     return f"{what} {reached}" + (
         f" with {counted(len(layers), 'layer')} in float ({_listed(layers)})" if layers else ""

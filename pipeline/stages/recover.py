@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calibration.sensitivity import Unit
     from pipeline.artifacts import OnnxModel
     from pipeline.data import Dataset
-    from pipeline.recipe import QuantizeSection
+    from pipeline.recipe import QatSection, QuantizeSection
     from pipeline.stages.base import Context
     from pipeline.tasks import Task
     from targets.process import Limits
@@ -213,7 +213,7 @@ class Recovery:
         section = self.section.training
         if self.section.qat_epochs is not None:
             section = section.model_copy(update={"epochs": self.section.qat_epochs})
-        summary = call_limited(
+        summary: dict[str, Any] = call_limited(
             "pipeline.training.quantized:train_in_child",
             {
                 **self.request,
@@ -239,11 +239,20 @@ class Recovery:
         learned = summary["kept_epoch"] != 0
         accuracy = self._score(out, "trained") if learned else before
         kept = learned and accuracy >= before
-        tried.append({"step": "qat", "accuracy_before": before, "accuracy": accuracy, "kept": kept, **summary})
+        asked = {"epochs": section.epochs, "stopped": self._stopped(summary["epochs_run"], section)}
+        tried.append({"step": "qat", "accuracy_before": before, "accuracy": accuracy, "kept": kept, **asked, **summary})
         if not kept:
             return before, {}
         shutil.copyfile(out, folder / "model.onnx")
         return accuracy, {name: summary[name] for name in ("output_snr_db", "agreement")}
+
+    def _stopped(self, epochs_run: int, section: QatSection) -> str:
+        """Why training ended before its epochs, which it then also tells; empty where it did not."""
+        if epochs_run >= section.epochs:
+            return ""
+        why = "patience" if section.patience is not None else f"quantize.time_budget_s = {self.section.time_budget_s:g}"
+        self.context.progress(0.85, f"training ended after {epochs_run} of {section.epochs} epochs: {why}")
+        return why
 
     def _checkpoints(self, quantized: Path) -> str:
         """Of the training of this very file: what quantised it within a time budget may give another next time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.bundling.archive import ArchiveLimits, extract_archive, pack_archive
-from targets.errors import InputError, RefusedError
+from targets.errors import DiskFailure, InputError, RefusedError
 
 NAMES = st.text("abcxyz019._-", min_size=1, max_size=12).filter(lambda n: n not in {".", ".."} and not n.endswith("."))
 TREES = st.dictionaries(NAMES, st.binary(max_size=3000), min_size=1, max_size=6)
@@ -71,6 +72,19 @@ def test_bytes_do_not_depend_on_folder_time_mode_or_order(tmp_path: Path, monkey
         monkeypatch.setenv("SOURCE_DATE_EPOCH", str(len(out)))
         pack_archive(folder, tmp_path / out, top="bundle")
     assert (tmp_path / "x.tar.gz").read_bytes() == (tmp_path / "other.tar.gz").read_bytes()
+
+
+def test_a_full_disk_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: who unpacks where the user chose no place says how to choose one, and leaves nothing."""
+    pack_archive(write_tree(tmp_path / "in", {"a": b"1"}), tmp_path / "a.tar.gz", top="bundle")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pipeline.bundling.archive._Unpacker.unpack", full)
+    with pytest.raises(DiskFailure, match="or choose another folder with TMPDIR"):
+        extract_archive(tmp_path / "a.tar.gz", tmp_path / "out", hint="choose another folder with TMPDIR")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "in"]
 
 
 def test_packing_refuses_links_and_emptiness(tmp_path: Path) -> None:

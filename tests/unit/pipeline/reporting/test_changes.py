@@ -77,3 +77,6 @@ def test_what_saved_int8_has_its_line() -> None:
     assert "no training, for the float model itself is below the floor" in line
     (line,) = change_lines({"quantize": _told(why, why | {"step": "mixed_precision"}, accuracy=0.7)})
     assert line.endswith("nothing was tried, for the float model itself is below the floor")
+    short = qat | {"epochs_run": 2, "epochs": 6, "stopped": "patience"}
+    (line,) = change_lines({"quantize": _told(short, accuracy=0.95)})
+    assert line.endswith("training brought f1 0.8000 in 2 of 6 epochs (patience)")

@@ -126,6 +126,20 @@ def test_training_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert [*archive["x"][:, 0]] == [*range(20)]
 
 
+@pytest.mark.parametrize(
+    ("epochs", "section", "stopped"),
+    [(3, {}, ""), (5, {}, "quantize.time_budget_s = 300"), (5, {"patience": 1}, "patience")],
+)
+def test_training_that_ends_early_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, section: dict[str, object], stopped: str
+) -> None:
+    """Promise: fewer epochs than were asked for are no secret, nor is what ended them."""
+    world = World({"int8": 0.8, "float": 0.9, "trained": 0.9})
+    found, _ = recover(world, tmp_path, monkeypatch, training={"epochs": epochs, **section})
+    (step,) = found["recovery"]
+    assert (step["epochs_run"], step["epochs"], step["stopped"]) == (3, epochs, stopped)
+
+
 def test_without_a_train_split_the_calibration_samples_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Distillation needs no labels."""
     world = World({"int8": 0.8, "float": 0.9, "trained": 0.9})
