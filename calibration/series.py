@@ -33,9 +33,10 @@ _AXES_AS_INPUT: Final = 18
 
 
 def lift_series(model: onnx.ModelProto) -> list[str]:
-    """Puts Unsqueeze and Squeeze around such nodes, in place; values do not change.
+    """Gives such nodes a last dimension of one that they sum over, too, in place; values do not change.
 
-    The Squeeze takes the node's name and that of its result.
+    One that is not summed over would be taken out again by the engine. Where dimensions are kept, a Squeeze behind
+    takes the node's name and that of its result.
 
     Args:
         model: A Q/DQ model of style ``operators``, opset 13 or newer.
@@ -79,26 +80,27 @@ def _axes(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> li
 def _lift(graph: onnx.GraphProto, node: onnx.NodeProto, axes: list[int], opset: int) -> None:
     name, source, result = node.name, node.input[0], node.output[0]
     keeps = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "keepdims"), 1)
-    last = _SERIES if keeps or node.op_type == POOL else _SERIES - len(axes)
-    added = {f"{name}{LIFTED}__fourth": [_SERIES], f"{name}{LIFTED}__last": [last]}
+    label = f"{name}{LIFTED}"
+    added = {f"{label}__axis": [_SERIES]}
     if node.op_type != POOL:
-        _state_axes(node, axes, added, opset)
+        _state_axes(node, [*axes, _SERIES], added, opset)
     graph.initializer.extend(numpy_helper.from_array(np.array(value, np.int64), key) for key, value in added.items())
-    fourth, behind = [*added][:2]
-    node.name, node.input[0], node.output[0] = f"{name}{LIFTED}", f"{result}{LIFTED}__read", f"{result}{LIFTED}"
     place = [*graph.node].index(node)
-    graph.node.insert(place + 1, helper.make_node("Squeeze", [node.output[0], behind], [result], name))
-    graph.node.insert(place, helper.make_node("Unsqueeze", [source, fourth], [node.input[0]], f"{node.name}__read"))
+    node.input[0] = f"{label}__read"
+    if node.op_type == POOL or keeps:
+        node.name, node.output[0] = label, f"{result}{LIFTED}"
+        graph.node.insert(place + 1, helper.make_node("Squeeze", [node.output[0], f"{label}__axis"], [result], name))
+    graph.node.insert(place, helper.make_node("Unsqueeze", [source, f"{label}__axis"], [node.input[0]], f"{label}__up"))
 
 
 def _state_axes(node: onnx.NodeProto, axes: list[int], added: dict[str, list[int]], opset: int) -> None:
-    """Axes that are counted from the end, or left out, would be others of four dimensions."""
+    """Writes what is summed over, counted from the first."""
     if node.op_type == "ReduceMean" and opset < _AXES_AS_INPUT:
         for attribute in [attribute for attribute in node.attribute if attribute.name == "axes"]:
             node.attribute.remove(attribute)
         node.attribute.append(helper.make_attribute("axes", axes))
         return
-    key = f"{node.name}{LIFTED}__axes"
+    key = f"{node.name}{LIFTED}__sums"
     added[key] = axes
     del node.input[1:]
     node.input.append(key)
