@@ -86,7 +86,7 @@ def convert_half(
         model,
         out_path,
         what=f"compute in {half.name}",
-        fix="protect fewer operators, or keep the model in float32",
+        fix="keep the model in float32: take this format out of quantize.formats or build.candidates",
         changed=writer.changed,
         left=writer.kept,
         before_bytes=before,

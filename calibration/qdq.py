@@ -86,10 +86,11 @@ def quantize_model(
     measured = table.ranges(method) | dict(ranges or {})
     placement = place(model.graph, scheme, float_nodes=float_nodes)
     if not placement.weights:
+        known = ", ".join(sorted(scheme.compute_operators))
         raise InputError(
             f"no node of {model_path.name} can run in int8",
             "; ".join(sorted({f"{reason}" for reason in placement.reasons.values()}))[:300] or "the graph is empty",
-            f"scheme {scheme.name!r} quantises {', '.join(sorted(scheme.compute_operators))} with constant weights",
+            f"keep the model in float: {scheme.name!r} quantises {known} with constant weights",
         )
     layers = _Editor(model.graph, placement, scheme, _group_ranges(placement, measured)).edit()
     save(model, out_path)
