@@ -38,7 +38,7 @@ class BuildStage(Stage[BuildInputs]):
     """
 
     name = "build"
-    version = 6
+    version = 7
     consumes = BuildInputs
     produces = CandidateBuild
     tools: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")

@@ -13,7 +13,7 @@ from targets.engines.lint_onnxruntime import lint_onnxruntime
 from targets.engines.lint_openvino import lint_openvino
 from targets.engines.onnxweights import Graph, write_graph
 from targets.engines.opened import in_one_file, stored
-from targets.engines.openvino_snippets import joins_of_dense_layers
+from targets.engines.openvino_snippets import dense_layers_of_integers, joins_of_dense_layers
 from targets.errors import DeviceError, Fault
 from targets.ondevice.failure import Failure
 from targets.ondevice.openvino_module import (
@@ -186,7 +186,8 @@ def _of(profile: TargetProfile) -> OpenVinoOptions:
 def _options(profile: TargetProfile, precision: Precision, model: onnx.ModelProto) -> dict[str, object]:
     """What `targets.ondevice.openvino_module.settings` opens it with, and the CPU it was built for."""
     options = _of(profile)
-    without = {"snippets": False} if options.device == "CPU" and joins_of_dense_layers(model) else {}
+    found = options.device == "CPU" and (joins_of_dense_layers(model) or dense_layers_of_integers(model))
+    without = {"snippets": False} if found else {}
     return without | {
         "device": options.device,
         "threads": options.threads,
