@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _MATRIX: Final = 2
 _BIAS: Final = 2
+_LEFT: Final = "its constant is the left operand: only one on the right is quantised as a weight"
 
 
 def weight_axis(node: ir.Node) -> int:
@@ -39,7 +40,7 @@ def weight_of(node: ir.Node, *, integer_bias: bool) -> tuple[str, int] | str:
     source, weight = node.inputs[0], node.inputs[1]
     array = constant(weight)
     if weight is None or array is None:
-        return "its weight is not a constant"
+        return _LEFT if constant(source) is not None else "its weight is not a constant"
     gemm = node.op_type == "Gemm"
     bias = node.inputs[_BIAS] if len(node.inputs) > _BIAS else None
     axis = weight_axis(node)

@@ -142,6 +142,17 @@ def test_products_of_activations(save: Callable[..., Path], tmp_path: Path) -> N
     assert "two activations" in placed(path, TRT).reasons["both"]
 
 
+@pytest.mark.parametrize("dialect", [X86, TRT])
+def test_a_constant_on_the_left_is_no_missing_constant(save: Callable[..., Path], dialect: QuantScheme) -> None:
+    """The reason says where the constant stands, not that there is none."""
+    nodes = [node("MatMul", "left x", "a", "mixing"), node("MatMul", "a right", "y", "last")]
+    weights = {"left": np.ones((6, 6), np.float32), "right": np.ones((8, 4), np.float32)}
+    path = save(nodes, weights, inputs={"x": ["batch", 6, 8]}, outputs={"y": ["batch", 6, 4]})
+    found = placed(path, dialect)
+    assert "left operand" in found.reasons["mixing"]
+    assert "last" in found.weights
+
+
 def test_sums_that_only_float_nodes_read_stay_float(save: Callable[..., Path]) -> None:
     """A residual stream that normalisations read is not rounded; one that a convolution reads is."""
     nodes = [
