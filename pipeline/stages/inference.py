@@ -49,7 +49,7 @@ def build_engine(model: Path, profile: TargetProfile, precision: str, out: Path)
             "out_folder": str(out),
         },
         limits=Limits(timeout_s=BUILD_TIMEOUT_S),
-        what=f"building the {precision} engine",
+        what=f"building the {precision} engine of {profile.engine.name}",
     )
 
 
