@@ -25,7 +25,7 @@ from targets.costs import COSTS
 from targets.errors import InputError
 from targets.onnxfile import io_of, open_onnx, open_stored
 from targets.scheme import scheme
-from targets.telling import telling
+from targets.telling import teller_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,7 +110,7 @@ def quantize_in_child(request: Mapping[str, object]) -> dict[str, object]:
     kept = labels if labels is None or held is seen else labels[_HOLD_BACK_EVERY - 1 :: _HOLD_BACK_EVERY]
     judge = Judge(model, held, labels=kept, threads=threads)
     wide = judge if held is samples else Judge(model, samples, labels=labels, threads=threads)
-    with TemporaryDirectory() as folder, telling(request) as tell:
+    with TemporaryDirectory() as folder, teller_of(request) as tell:
         workshop = Workshop(
             model,
             table,

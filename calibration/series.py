@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from targets.onnxfile import ranks_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -45,7 +47,7 @@ def lift_series(model: onnx.ModelProto) -> list[str]:
         The nodes that were lifted.
     """
     graph = model.graph
-    ranks = _ranks(model)
+    ranks = ranks_of(model)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     opset = next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
     integers: set[str] = set()  # read of integers, perhaps through nodes that carry it on
@@ -104,12 +106,3 @@ def _state_axes(node: onnx.NodeProto, axes: list[int], added: dict[str, list[int
     added[key] = axes
     del node.input[1:]
     node.input.append(key)
-
-
-def _ranks(model: onnx.ModelProto) -> dict[str, int]:
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    return {
-        item.name: len(item.type.tensor_type.shape.dim)
-        for item in [*graph.input, *graph.value_info, *graph.output]
-        if item.type.tensor_type.HasField("shape")
-    }

@@ -25,15 +25,13 @@ from calibration.torchops_base import TYPES, Call, Op, Refusal
 from targets.errors import InputError
 
 _FILES: Final = (
-    *(
-        torchops_math,
-        torchops_shape,
-        torchops_nn,
-        torchops_quant,
-        torchops_resize,
-        torchops_recurrent,
-        torchops_scatter,
-    ),
+    torchops_math,
+    torchops_shape,
+    torchops_nn,
+    torchops_quant,
+    torchops_resize,
+    torchops_recurrent,
+    torchops_scatter,
 )
 OPS: Final[Mapping[str, Op]] = {name: op for file in _FILES for name, op in file.OPS.items()}
 _REFUSALS: Final[Mapping[str, Refusal]] = {name: refusal for file in _FILES for name, refusal in file.REFUSALS.items()}

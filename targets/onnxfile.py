@@ -204,6 +204,18 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(name=value.name, dtype=dtype, shape=shape)
 
 
+def ranks_of(model: onnx.ModelProto) -> dict[str, int]:
+    """How many dimensions each tensor of the graph has, as far as shape inference tells."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    return {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+    }
+
+
 def size_or_name(tensor_name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int | str:
     """Of an axis of an input or output: its size, or what it is called where that is free."""
     if dim.HasField("dim_value") and dim.dim_value >= 0:  # some exporters write -1 for a free dimension

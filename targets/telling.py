@@ -36,7 +36,7 @@ class Teller(AbstractContextManager["Teller"]):
         self._file.close()
 
 
-def telling(request: Mapping[str, Any]) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
+def teller_of(request: Mapping[str, Any]) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
     """What a child tells with: the `Teller` of its request, or nobody where nothing listens."""
     return Teller(Path(str(request["tell"]))) if "tell" in request else nullcontext(lambda _: None)
 

@@ -22,7 +22,7 @@ from pipeline.training.optimizers import ParameterGroup
 from pipeline.training.predicting import predict
 from targets.errors import InputError
 from targets.scheme import scheme
-from targets.telling import telling as listened_to
+from targets.telling import teller_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,7 +142,7 @@ def train_in_child(request: Mapping[str, Any]) -> dict[str, Any]:
             reference.append(_exact(student, split, config.threads))
         return task.score(predict(student, split, threads=config.threads), split.labels, reference[0])
 
-    with listened_to(request) as tell:
+    with teller_of(request) as tell:
         steps = steps_in(config, len(train))
         tell({"kind": "begin", "epochs": config.epochs, "steps": steps, "metric": task.metric})
         on_epoch, on_step = telling(tell)

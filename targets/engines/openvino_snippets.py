@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from targets.onnxfile import ranks_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     import onnx
 
@@ -48,13 +50,11 @@ def dense_layers_of_integers(model: onnx.ModelProto) -> tuple[str, ...]:
 
 def _runs(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[str], int, bool]]:
     """Nodes in order: what they read, how many dense layers of two dimensions lie behind it, whether they are one."""
-    import onnx
-
     graph = model.graph
     if sum(node.op_type in _DENSE for node in graph.node) < _TWO:
         return
     constants = {tensor.name for tensor in graph.initializer}
-    ranks = _ranks(onnx.shape_inference.infer_shapes(model))
+    ranks = ranks_of(model)
     run: dict[str, int] = {}
     for node in graph.node:  # in the order of execution
         read = [name for name in node.input if name and name not in constants]
@@ -73,12 +73,3 @@ def _runs(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[str], i
 
 def _name(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
-
-
-def _ranks(model: onnx.ModelProto) -> Mapping[str, int]:
-    values = (*model.graph.value_info, *model.graph.output)
-    return {
-        value.name: len(value.type.tensor_type.shape.dim)
-        for value in values
-        if value.type.tensor_type.HasField("shape")
-    }
